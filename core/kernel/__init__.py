@@ -1,0 +1,1 @@
+"""The message bus, actors, clock, outbox and supervision that everything runs on."""

@@ -1,0 +1,1 @@
+"""The vocabulary of the service: instruments, messages, order and fill records, errors."""

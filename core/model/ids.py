@@ -1,0 +1,78 @@
+"""Identifiers as the manual writes them, from counters that are part of the committed state.
+
+A restart continues each counter where the last commit left it, so an id is never given twice.
+"""
+
+import datetime
+
+import msgspec
+
+from .instruments import Instrument
+
+
+class Counters(msgspec.Struct, kw_only=True):
+    """Next numbers; kept in `tbx:{node}:meta` under `ids`."""
+
+    day: int = 0  # yyyymmdd, never goes back even if the clock does
+    order: int = 0  # of the day
+    fill: int = 0
+    position: int = 0
+    signal: int = 0  # of the day
+
+
+class Ids:
+    """Hands out ids; `dirty` tells that the counters must go into the next commit."""
+
+    def __init__(self, node: str, counters: Counters | None = None) -> None:
+        self.node = node
+        self.counters = counters or Counters()
+        self.dirty = False
+        self._day_ends_ns = 0
+
+    def _roll(self, now_ns: int) -> None:
+        if now_ns < self._day_ends_ns:
+            return
+        date = datetime.datetime.fromtimestamp(now_ns // 1_000_000_000, tz=datetime.UTC).date()
+        day = date.year * 10_000 + date.month * 100 + date.day
+        self._day_ends_ns = (now_ns // 86_400_000_000_000 + 1) * 86_400_000_000_000
+        if day > self.counters.day:
+            self.counters.day, self.counters.order, self.counters.signal = day, 0, 0
+
+    def order(self, now_ns: int) -> str:
+        self._roll(now_ns)
+        self.counters.order += 1
+        self.dirty = True
+        return f"ORD_{self.counters.day}_{self.counters.order:06d}"
+
+    def signal(self, now_ns: int) -> str:
+        self._roll(now_ns)
+        self.counters.signal += 1
+        self.dirty = True
+        return f"SIG_{self.counters.day}_{self.counters.signal:03d}"
+
+    def fill(self) -> str:
+        self.counters.fill += 1
+        self.dirty = True
+        return f"FILL_{self.counters.fill:06d}"
+
+    def position(self) -> str:
+        self.counters.position += 1
+        self.dirty = True
+        return f"POS_{self.counters.position:03d}"
+
+    def venue_client_id(self, order_id: str, attempt: int) -> str:
+        """At most 36 characters of [a-z0-9-], the shortest bound of a venue: a node of 12, a day of 6, 8 for the number and
+        4 for the attempt."""
+        return f"tbx-{self.node}-{order_id[6:12]}{order_id[13:]}-{attempt}"
+
+    def order_of(self, venue_client_id: str) -> str | None:
+        """The order that a venue client id was made for; None where it is not one of ours."""
+        parts = venue_client_id.split("-")
+        if len(parts) != 4 or parts[0] != "tbx" or parts[1] != self.node:
+            return None
+        return f"ORD_20{parts[2][:6]}_{parts[2][6:]}"
+
+
+def wallet_of(instrument: Instrument, paper: bool) -> str:
+    """Paper and live money never meet: a paper wallet has a name of its own."""
+    return f"paper.{instrument.exchange}" if paper else instrument.exchange

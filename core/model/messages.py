@@ -1,0 +1,256 @@
+"""Every message on the bus: commands in the imperative, events in the participle.
+
+Commands carry a `reply`: it is called once, as an effect, after the commit that made the outcome durable.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Literal
+
+import msgspec
+
+from .records import Amend, Fill, OnSlippage, Order, OrderType, Role, Side, SignalData, TimeInForce, TriggerSource
+
+Reply = Callable[[Any], None]
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a command was not carried out; nothing was changed, unless `order` is the rejected order on record."""
+
+    code: str
+    detail: str
+    status: int = 422
+    errors: tuple[dict[str, str], ...] = ()
+    order: Order | None = None
+    retry_after_s: int | None = None
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+class SubmitOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A new order, validated for shape but not against an instrument."""
+
+    pair: str
+    side: Side
+    type: OrderType
+    quantity: Decimal
+    reply: Reply
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    tif: TimeInForce | None = None  # None: the configured default
+    post_only: bool = False
+    exchange: str | None = None
+    paper: bool | None = None
+    risk_check: bool = True
+    client_order_id: str | None = None
+    fingerprint: str = ""
+    trigger: TriggerSource = "bid_ask"
+    on_slippage: OnSlippage = "refuse"
+    timeout_ns: int | None = None  # None: the configured default; 0: never
+    expires_ns: int | None = None
+    signal_data: SignalData | None = None
+    signal_id: str | None = None
+    role: Role = "entry"
+    max_lots: int | None = None  # of a closing order: never more than this is sold
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """The answer to SubmitOrder."""
+
+    order: Order
+    repeated: bool = False  # the same request was answered before
+    estimated_cost: Decimal | None = None
+    estimated_fees: Decimal | None = None
+
+
+class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
+    order_id: str
+    reply: Reply
+    reason: str = "asked for"
+
+
+class CancelOrders(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel every open order, or those of a pair."""
+
+    reply: Reply
+    pair: str | None = None
+    exchange: str | None = None
+    reason: str = "asked for"
+
+
+class AmendOrder(msgspec.Struct, frozen=True, kw_only=True):
+    order_id: str
+    reply: Reply
+    quantity: Decimal | None = None
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+
+
+class ClosePosition(msgspec.Struct, frozen=True, kw_only=True):
+    position_id: str
+    reply: Reply
+    quantity: Decimal | None = None  # None: all of it
+
+
+# --- to a venue (effects) and back ---------------------------------------------------------------------------------
+
+
+class PlaceAtVenue(msgspec.Struct, frozen=True, kw_only=True):
+    """What a venue needs in order to take an order; its intent is committed before this leaves."""
+
+    client_id: str  # unique for node, order and attempt
+    pair: str
+    side: Side
+    type: Literal["market", "limit"]
+    qty_lots: int
+    price_ticks: int | None  # of a market order: the guard price, or None for an exit that must trade
+    tif: TimeInForce
+    post_only: bool = False
+
+
+class CancelAtVenue(msgspec.Struct, frozen=True, kw_only=True):
+    client_id: str
+    pair: str
+    venue_order_id: str | None = None
+
+
+class AmendAtVenue(msgspec.Struct, frozen=True, kw_only=True):
+    client_id: str
+    pair: str
+    amend: Amend
+    venue_order_id: str | None = None
+
+
+class VenueAccepted(msgspec.Struct, frozen=True, kw_only=True):
+    venue: str
+    client_id: str
+    venue_order_id: str
+    timestamp_ns: int
+
+
+class VenueRejected(msgspec.Struct, frozen=True, kw_only=True):
+    """The venue refused the order: it is proven not taken."""
+
+    venue: str
+    client_id: str
+    code: str
+    reason: str
+    timestamp_ns: int
+
+
+class VenueFilled(msgspec.Struct, frozen=True, kw_only=True):
+    venue: str
+    client_id: str
+    venue_order_id: str
+    trade_id: str
+    price_ticks: int
+    qty_lots: int
+    fee: Decimal
+    fee_currency: str
+    maker: bool
+    timestamp_ns: int
+
+
+class VenueEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """The order is off the venue's book: cancelled, or expired by its time in force."""
+
+    venue: str
+    client_id: str
+    kind: Literal["cancelled", "expired"]
+    reason: str
+    timestamp_ns: int
+
+
+class VenueAmended(msgspec.Struct, frozen=True, kw_only=True):
+    venue: str
+    client_id: str
+    qty_lots: int
+    price_ticks: int | None
+    timestamp_ns: int
+
+
+class VenueRequestFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """A cancel or an amend was refused; the order itself is as it was."""
+
+    venue: str
+    client_id: str
+    request: Literal["cancel", "amend"]
+    code: str
+    reason: str
+    timestamp_ns: int
+
+
+class VenueStateChanged(msgspec.Struct, frozen=True, kw_only=True):
+    venue: str
+    connected: bool
+    reason: str
+    timestamp_ns: int
+
+
+# --- market data ---------------------------------------------------------------------------------------------------
+
+
+class BookUpdated(msgspec.Struct, frozen=True):
+    """A book changed and is consistent; read it from `MarketData.book(exchange, pair)`."""
+
+    exchange: str
+    pair: str
+    timestamp_ns: int
+
+
+class TradePrinted(msgspec.Struct, frozen=True):
+    """Somebody traded."""
+
+    exchange: str
+    pair: str
+    price_ticks: int
+    qty_lots: int
+    buyer_is_maker: bool  # true: a sell hit the bid
+    timestamp_ns: int
+
+
+# --- inside --------------------------------------------------------------------------------------------------------
+
+
+class OrderFilled(msgspec.Struct, frozen=True):
+    """A fill was applied to its order; the portfolio follows."""
+
+    order: Order
+    fill: Fill
+    reserved_change: Decimal  # of the order's reservation, negative when funds are set free
+
+
+class OrderChanged(msgspec.Struct, frozen=True):
+    """An order moved; `type` is the name of the API event."""
+
+    order: Order
+    type: str
+
+
+class TriggerReached(msgspec.Struct, frozen=True):
+    """The market reached a held order's stop price."""
+
+    order_id: str
+    price_ticks: int
+    timestamp_ns: int
+
+
+class ExitUnsold(msgspec.Struct, frozen=True):
+    """An attempt of a triggered exit is over at the venue, and some of it is not sold."""
+
+    order: Order
+
+
+class StoreStateChanged(msgspec.Struct, frozen=True):
+    up: bool
+    reason: str
+
+
+class Faulted(msgspec.Struct, frozen=True):
+    """An actor raised: a bug. The trading state is HALTED by it."""
+
+    where: str
+    error: str

@@ -1,0 +1,370 @@
+"""Orders and fills as the API shows them: the manual's field names, exact decimals as JSON numbers, milliseconds.
+
+Always true here: a view is a value of its own, made at one moment; later changes of the order do not reach it.
+"""
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from .exact import ZERO
+from .messages import Submitted
+from .records import Fill, Order, OrderType, RiskValidation, Role, Side, SignalData, State, TimeInForce
+
+Status = Literal[
+    "pending", "submitted", "unknown", "open", "partial", "filled", "cancelled", "rejected", "expired"
+]
+
+STATUS: dict[State, Status] = {
+    State.HELD: "pending",
+    State.SENT: "submitted",
+    State.UNKNOWN: "unknown",
+    State.LIVE: "open",
+    State.PART: "partial",
+    State.FILLED: "filled",
+    State.CANCELLED: "cancelled",
+    State.REJECTED: "rejected",
+    State.EXPIRED: "expired",
+}
+
+# An average of fills need not end; it is shown to this many decimals, rounded half to even.
+AVERAGE_STEP = Decimal("1e-12")
+MS_NS = 1_000_000
+
+
+class FillView(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """A fill, alone or inside its order."""
+
+    fill_id: str
+    order_id: str
+    trade_id: str  # the venue's
+    pair: str
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    cost: Decimal  # in quote, without the fee
+    fee: Decimal  # positive is paid
+    fee_currency: str
+    maker: bool
+    exchange: str
+    paper_trade: bool
+    timestamp: int  # ms
+
+
+class LinkedOrders(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """The exits of an entry; null where there is none."""
+
+    stop_loss: str | None = None
+    take_profit: str | None = None
+
+
+class OrderUpdate(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What an event on the channel `orders` says of its order."""
+
+    order_id: str
+    client_order_id: str
+    status: Status
+    pair: str
+    side: Side
+    type: OrderType
+    role: Role
+    exchange: str
+    paper_trade: bool
+    quantity: Decimal
+    price: Decimal | None
+    stop_price: Decimal | None
+    filled_quantity: Decimal
+    average_price: Decimal | None
+    parent_order_id: str | None
+    reason: str | None
+    code: str | None
+    timestamp: int  # ms, of the change
+
+
+class OrderPlaced(msgspec.Struct, frozen=True, rename="camel"):
+    """The answer to POST /api/orders."""
+
+    order_id: str
+    client_order_id: str
+    status: Status
+    pair: str
+    side: Side
+    type: OrderType
+    quantity: Decimal
+    price: Decimal | None  # null for a market order, whose price is a reference
+    stop_price: Decimal | None
+    filled_quantity: Decimal
+    average_price: Decimal | None
+    exchange: str
+    timestamp: int  # ms
+    time_in_force: TimeInForce
+    paper_trade: bool
+    risk_validation: RiskValidation | None
+    estimated_cost: Decimal | None  # in quote
+    estimated_fees: Decimal | None
+    linked_orders: LinkedOrders
+    warnings: tuple[str, ...]
+
+
+class OrderView(msgspec.Struct, frozen=True, rename="camel"):
+    """An order in full, as GET /api/orders lists it."""
+
+    order_id: str
+    client_order_id: str
+    status: Status
+    pair: str
+    side: Side
+    type: OrderType
+    role: Role
+    quantity: Decimal
+    price: Decimal | None
+    stop_price: Decimal | None
+    time_in_force: TimeInForce
+    filled_quantity: Decimal
+    remaining_quantity: Decimal
+    average_price: Decimal | None
+    total_cost: Decimal  # in quote, without fees
+    fees: Decimal  # in quote; what was paid in base is converted at the price of its fill
+    fees_by_currency: dict[str, Decimal]
+    exchange: str
+    paper_trade: bool
+    submit_time: int  # ms, as are all times
+    fill_time: int | None  # of the last fill
+    end_time: int | None
+    update_time: int
+    expire_time: int | None
+    execution_time: int | None  # ms from submission to the last fill
+    post_only: bool
+    parent_order_id: str | None
+    linked_orders: LinkedOrders
+    protected_quantity: Decimal
+    reserved: Decimal
+    cancel_requested: str | None
+    reason: str | None
+    code: str | None
+    signal_data: SignalData | None
+    signal_id: str | None
+    risk_validation: RiskValidation | None
+    arrival_slippage_bps: float | None  # against the mid on arrival; positive is a cost
+    warnings: tuple[str, ...]
+    fills: tuple[FillView, ...]
+    legs: tuple["OrderView", ...] | msgspec.UnsetType = msgspec.UNSET  # with nested=true
+
+
+class Slice(msgspec.Struct, frozen=True, rename="camel"):
+    """A part of an expected fill at one price of one venue."""
+
+    exchange: str
+    price: Decimal
+    quantity: Decimal
+
+
+class ExpectedFill(msgspec.Struct, frozen=True, rename="camel"):
+    """What the books would give an order now."""
+
+    quantity: Decimal
+    average_price: Decimal | None
+    worst_price: Decimal | None
+    slippage_bps: float | None  # against mid; positive is a cost
+    slices: tuple[Slice, ...] = ()
+
+
+class VenueScoreView(msgspec.Struct, frozen=True, rename="camel"):
+    """A venue's score for the order, each part 0..1."""
+
+    exchange: str
+    score: float
+    liquidity: float
+    fee: float
+    reliability: float
+    speed: float
+
+
+class OrderPreview(msgspec.Struct, frozen=True, rename="camel"):
+    """The answer to POST /api/orders/preview: what would happen; nothing was sent and nothing is on record."""
+
+    accepted: bool
+    pair: str
+    side: Side
+    type: OrderType
+    exchange: str | None
+    quantity: Decimal
+    risk_validation: RiskValidation | None
+    code: str | None = None  # of the refusal
+    detail: str | None = None
+    expected_fill: ExpectedFill | None = None
+    estimated_cost: Decimal | None = None
+    estimated_fees: Decimal | None = None
+    venues: tuple[VenueScoreView, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def number(steps: int, step: Decimal) -> Decimal:
+    """`steps x step` without trailing zeros and without exponent: 5000, not 5000.0 or 5E+3."""
+    value = (steps * step).normalize()
+    whole = int(value)
+    return Decimal(whole) if whole == value else value
+
+
+def neat(value: Decimal) -> Decimal:
+    """The same number without trailing zeros and without a positive exponent."""
+    whole = int(value)
+    return Decimal(whole) if whole == value else value.normalize()
+
+
+def average_price(order: Order) -> Decimal | None:
+    """Cost over quantity, exact where it ends, else to AVERAGE_STEP."""
+    filled = order.filled_lots
+    if not filled:
+        return None
+    ticks, rest = divmod(order.cost, filled)
+    if not rest:
+        return number(ticks, order.tick)
+    return neat((order.cost * order.tick / filled).quantize(AVERAGE_STEP))
+
+
+def order_update(order: Order) -> OrderUpdate:
+    """The compact form for events; made for every change of every order."""
+    tick, lot, price, stop, filled = order.tick, order.lot, order.price_ticks, order.stop_ticks, order.filled_lots
+    return OrderUpdate(
+        order.order_id,
+        order.client_order_id,
+        STATUS[order.state],
+        order.pair,
+        order.side,
+        order.type,
+        order.role,
+        order.exchange,
+        order.paper,
+        number(order.qty_lots, lot),
+        None if price is None else number(price, tick),
+        None if stop is None else number(stop, tick),
+        number(filled, lot) if filled else ZERO,
+        average_price(order) if filled else None,
+        order.parent_id,
+        order.reason,
+        order.code,
+        order.updated_ns // MS_NS,
+    )
+
+
+def fill_view(fill: Fill) -> FillView:
+    """A fill as the API and the channel `trades` show it."""
+    return FillView(
+        fill.fill_id,
+        fill.order_id,
+        fill.trade_id,
+        fill.pair,
+        fill.side,
+        number(fill.qty_lots, fill.lot),
+        number(fill.price_ticks, fill.tick),
+        number(fill.price_ticks * fill.qty_lots, fill.tick * fill.lot),
+        neat(fill.fee),
+        fill.fee_currency,
+        fill.maker,
+        fill.exchange,
+        fill.wallet.startswith("paper."),
+        fill.timestamp_ns // MS_NS,
+    )
+
+
+def order_placed(submitted: Submitted) -> OrderPlaced:
+    """The answer to a new order, or to a repeat of it."""
+    order = submitted.order
+    price, stop, cost, fees = order.price_ticks, order.stop_ticks, submitted.estimated_cost, submitted.estimated_fees
+    return OrderPlaced(
+        order.order_id,
+        order.client_order_id,
+        STATUS[order.state],
+        order.pair,
+        order.side,
+        order.type,
+        number(order.qty_lots, order.lot),
+        None if price is None or order.type == "market" else number(price, order.tick),
+        None if stop is None else number(stop, order.tick),
+        number(order.filled_lots, order.lot),
+        average_price(order),
+        order.exchange,
+        order.created_ns // MS_NS,
+        order.tif,
+        order.paper,
+        order.risk,
+        None if cost is None else neat(cost),
+        None if fees is None else neat(fees),
+        LinkedOrders(order.stop_loss_id, order.take_profit_id),
+        order.warnings,
+    )
+
+
+def order_view(order: Order, fills: Sequence[Fill] = (), legs: Iterable["OrderView"] | None = None) -> OrderView:
+    """The whole order; `legs` are its exits where they are to stand inside it."""
+    tick, lot, price, stop = order.tick, order.lot, order.price_ticks, order.stop_ticks
+    average = average_price(order)
+    filled_ms = None if order.fill_ns is None else order.fill_ns // MS_NS
+    submit_ms = order.submit_ns // MS_NS
+    return OrderView(
+        order_id=order.order_id,
+        client_order_id=order.client_order_id,
+        status=STATUS[order.state],
+        pair=order.pair,
+        side=order.side,
+        type=order.type,
+        role=order.role,
+        quantity=number(order.qty_lots, lot),
+        price=None if price is None or order.type == "market" else number(price, tick),
+        stop_price=None if stop is None else number(stop, tick),
+        time_in_force=order.tif,
+        filled_quantity=number(order.filled_lots, lot),
+        remaining_quantity=ZERO if order.ended else number(order.left_lots, lot),
+        average_price=average,
+        total_cost=number(order.cost, tick * lot),
+        fees=fees_in_quote(order, fills, average),
+        fees_by_currency=order.fees,
+        exchange=order.exchange,
+        paper_trade=order.paper,
+        submit_time=submit_ms,
+        fill_time=filled_ms,
+        end_time=None if order.end_ns is None else order.end_ns // MS_NS,
+        update_time=order.updated_ns // MS_NS,
+        expire_time=None if order.expires_ns is None else order.expires_ns // MS_NS,
+        execution_time=None if filled_ms is None else filled_ms - submit_ms,
+        post_only=order.post_only,
+        parent_order_id=order.parent_id,
+        linked_orders=LinkedOrders(order.stop_loss_id, order.take_profit_id),
+        protected_quantity=order.protected,
+        reserved=order.reserved,
+        cancel_requested=order.cancel_requested,
+        reason=order.reason,
+        code=order.code,
+        signal_data=order.signal_data,
+        signal_id=order.signal_id,
+        risk_validation=order.risk,
+        arrival_slippage_bps=arrival_slippage_bps(order, average),
+        warnings=order.warnings,
+        fills=tuple(map(fill_view, fills)),
+        legs=msgspec.UNSET if legs is None else tuple(legs),
+    )
+
+
+def fees_in_quote(order: Order, fills: Sequence[Fill], average: Decimal | None) -> Decimal:
+    """Fees as one figure; what was paid in a third currency is only in `feesByCurrency`."""
+    fees = order.fees
+    if not fees:
+        return ZERO
+    total = fees.get(order.quote, ZERO)
+    in_base = fees.get(order.base, ZERO)
+    if in_base and fills:
+        total += sum((f.fee * f.price for f in fills if f.fee_currency == order.base), ZERO)
+    elif in_base and average is not None:
+        total += in_base * average
+    return neat(total)
+
+
+def arrival_slippage_bps(order: Order, average: Decimal | None) -> float | None:
+    """s (average - mid)/mid x 10,000 against the mid when the order came in; None before the first fill."""
+    mid = order.arrival_mid
+    if average is None or not mid:
+        return None
+    return round(order.sign * float((average - mid) / mid) * 10_000, 4)

@@ -1,0 +1,230 @@
+"""What is kept: one struct for each JSON value in Redis.
+
+Prices and quantities are whole ticks and lots; `tick` and `lot` stand beside them so that a record can be read alone
+(price = price_ticks x tick) and stays true when a venue changes its grid. Money is Decimal text. Times are UTC nanoseconds.
+"""
+
+from decimal import Decimal
+from enum import Enum
+from typing import Literal
+
+import msgspec
+
+from .exact import ZERO
+
+Side = Literal["buy", "sell"]
+OrderType = Literal["market", "limit", "stop_loss", "take_profit"]
+TimeInForce = Literal["GTC", "IOC", "FOK", "GTD"]
+Role = Literal["entry", "stop_loss", "take_profit", "close"]
+TriggerSource = Literal["bid_ask", "last"]
+OnSlippage = Literal["refuse", "reduce"]
+
+
+class State(Enum):
+    """Where an order is in its life; `core/orders/lifecycle.py` holds the grid."""
+
+    HELD = "HELD"
+    SENT = "SENT"
+    UNKNOWN = "UNKNOWN"
+    LIVE = "LIVE"
+    PART = "PART"
+    FILLED = "FILLED"
+    CANCELLED = "CANCELLED"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+
+
+class Check(msgspec.Struct, frozen=True, rename="camel"):
+    """One pre-trade check: what was allowed and what it would have been."""
+
+    name: str
+    passed: bool
+    limit: Decimal | None = None
+    actual: Decimal | None = None
+    detail: str | None = None  # in words, always where it did not pass
+
+
+class RiskValidation(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The manual's `riskValidation`, with every check that was made."""
+
+    passed: bool
+    position_size_check: str
+    portfolio_risk_check: str
+    recommended_size: Decimal
+    max_risk: Decimal  # in quote: the whole cost, which is what a gap through every stop would lose
+    checks: tuple[Check, ...] = ()
+
+
+class SignalData(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who wanted the order, as given."""
+
+    source: str | None = None
+    confidence: Decimal | None = None
+    strategy: str | None = None
+
+
+class Order(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """An order through its whole life. Only `core/orders` changes one."""
+
+    # for the life of the order
+    order_id: str
+    client_order_id: str
+    fingerprint: str = ""  # of the request, so that a repeat can be told from another request with the same id
+    exchange: str
+    pair: str
+    wallet: str  # whose balances: the exchange, or "paper.<exchange>"
+    side: Side
+    type: OrderType
+    role: Role = "entry"
+    tick: Decimal
+    lot: Decimal
+    quote: str
+    base: str
+    submit_ns: int
+    created_ns: int  # when the request came in; a held order is submitted later
+    parent_id: str | None = None  # of an exit: the entry that it protects
+    signal_data: SignalData | None = None
+    signal_id: str | None = None
+    risk: RiskValidation | None = None
+    warnings: tuple[str, ...] = ()
+
+    # what is asked for; amend changes these
+    qty_lots: int
+    price_ticks: int | None = None
+    stop_ticks: int | None = None
+    tif: TimeInForce = "GTC"
+    post_only: bool = False
+    trigger: TriggerSource = "bid_ask"
+    expires_ns: int | None = None  # GTD, or the order timeout
+    timeout_ns: int = 0  # armed when the venue has the order; 0 never
+    guard_ticks: int | None = None  # the worst price a market order may take
+
+    # where it is
+    state: State = State.HELD
+    venue_client_id: str = ""
+    venue_order_id: str | None = None
+    attempt: int = 0
+    sent_ns: int | None = None
+    updated_ns: int = 0
+    end_ns: int | None = None
+    fill_ns: int | None = None  # of the last fill
+    triggered_ns: int | None = None
+    cancel_requested: str | None = None  # why, once a cancel was sent
+    amend_requested: "Amend | None" = None
+    reason: str | None = None  # why it ended as it did
+    code: str | None = None  # the same for programs
+
+    # what has happened to it
+    filled_lots: int = 0
+    cost: int = 0  # ticks x lots
+    fees: dict[str, Decimal] = {}  # by currency, positive is paid
+    reserved: Decimal = ZERO  # what is set aside for the rest, in quote for a buy and base for a sell
+    protected: Decimal = ZERO  # quantity that held exits cover
+    arrival_mid: Decimal | None = None
+    stop_loss_id: str | None = None
+    take_profit_id: str | None = None
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.side == "buy" else -1
+
+    @property
+    def left_lots(self) -> int:
+        return self.qty_lots - self.filled_lots
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def average_price(self) -> Decimal | None:
+        return self.cost * self.tick / self.filled_lots if self.filled_lots else None
+
+    @property
+    def total_cost(self) -> Decimal:
+        return self.cost * self.tick * self.lot
+
+    @property
+    def paper(self) -> bool:
+        return self.wallet.startswith("paper.")
+
+
+ENDED = frozenset({State.FILLED, State.CANCELLED, State.REJECTED, State.EXPIRED})
+
+
+class Amend(msgspec.Struct, frozen=True, omit_defaults=True):
+    """New values that the venue was asked for; None leaves a value as it is."""
+
+    qty_lots: int | None = None
+    price_ticks: int | None = None
+
+
+class Fill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Part or all of an order traded at a venue."""
+
+    fill_id: str
+    order_id: str
+    trade_id: str  # the venue's; applying the same one twice changes nothing
+    exchange: str
+    pair: str
+    wallet: str
+    side: Side
+    tick: Decimal
+    lot: Decimal
+    price_ticks: int
+    qty_lots: int
+    fee: Decimal  # in fee_currency, positive is paid
+    fee_currency: str
+    maker: bool = False
+    timestamp_ns: int
+
+    @property
+    def price(self) -> Decimal:
+        return self.price_ticks * self.tick
+
+    @property
+    def quantity(self) -> Decimal:
+        return self.qty_lots * self.lot
+
+    @property
+    def cost(self) -> Decimal:
+        return self.price_ticks * self.qty_lots * self.tick * self.lot
+
+
+class Balance(msgspec.Struct, kw_only=True):
+    """What one wallet holds of one currency."""
+
+    wallet: str
+    currency: str
+    total: Decimal = ZERO
+    locked: Decimal = ZERO  # reserved by open orders; recomputed from them on load
+
+    @property
+    def available(self) -> Decimal:
+        return self.total - self.locked
+
+
+class Position(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One pair at one exchange, average cost method, exact."""
+
+    position_id: str
+    wallet: str
+    exchange: str
+    pair: str
+    quantity: Decimal = ZERO
+    cost: Decimal = ZERO  # in quote, of the quantity that is held
+    realised: Decimal = ZERO  # in quote, after quote fees
+    fees: dict[str, Decimal] = {}  # as paid
+    open_ns: int = 0
+    updated_ns: int = 0
+    closed_count: int = 0  # round trips ended
+    won_count: int = 0  # of those, with a profit
+    trip_realised: Decimal = ZERO  # realised since the position was last opened
+
+
+class EquitySample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The portfolio's worth at a moment, in base currency."""
+
+    timestamp_ns: int
+    equity: Decimal
+    flow: Decimal = ZERO  # deposits less withdrawals since the sample before

@@ -1,0 +1,1 @@
+"""Orders: their life, their links, their triggers, their history."""

@@ -1,0 +1,67 @@
+"""Closing a position: one market order for what can be sold. Its exits shrink with its fills, so the position is never without
+them before it is gone, and keeps them where the closing order is refused."""
+
+from collections.abc import Callable
+
+from ..kernel.actor import Actor
+from ..kernel.bus import Handler
+from ..kernel.kernel import Kernel
+from ..model.exact import plain
+from ..model.instruments import OffGrid
+from ..model.messages import ClosePosition, Refusal, SubmitOrder
+from ..model.records import Position
+from .manager import OrderManager
+
+# An open position by its id; None when there is none.
+FindPosition = Callable[[str], Position | None]
+
+
+class Closing(Actor):
+    """Makes the order that closes a position."""
+
+    def __init__(self, kernel: Kernel, manager: OrderManager, find: FindPosition) -> None:
+        super().__init__(kernel)
+        self.manager = manager
+        self.find = find
+
+    def handles(self) -> dict[type, Handler]:
+        return {ClosePosition: self.close}
+
+    def close(self, request: ClosePosition) -> None:
+        position = self.find(request.position_id)
+        if position is None or not position.quantity:
+            detail = f"there is no open position {request.position_id}"
+            request.reply(Refusal(code="POSITION_NOT_FOUND", detail=detail, status=404))
+            return
+        instrument = self.manager.engine.instruments[position.exchange, position.pair]
+        there = self.manager.ledger.available(position.wallet, instrument.base)
+        wanted = min(position.quantity, there) if request.quantity is None else request.quantity
+        if request.quantity is not None and request.quantity > position.quantity:
+            detail = f"the position holds {plain(position.quantity)} {instrument.base}"
+            error = {"field": "quantity", "code": "QUANTITY_RANGE", "detail": detail}
+            request.reply(Refusal(code="QUANTITY_RANGE", detail=detail, errors=(error,)))
+            return
+        try:
+            lots = instrument.floor_lots(wanted) if request.quantity is None else instrument.qty_lots(wanted)
+        except OffGrid as error:
+            request.reply(Refusal(code="QUANTITY_STEP", detail=str(error)))
+            return
+        if lots < instrument.min_lots:
+            detail = (
+                f"{plain(wanted)} {instrument.base} can be sold now, less than the least quantity of "
+                f"{plain(instrument.quantity(instrument.min_lots))}; it is kept as dust and leaves with the next exit"
+            )
+            request.reply(Refusal(code="BELOW_MIN_QUANTITY", detail=detail))
+            return
+        self.bus.publish(
+            SubmitOrder(
+                pair=position.pair,
+                side="sell",
+                type="market",
+                quantity=instrument.quantity(lots),
+                exchange=position.exchange,
+                paper=position.wallet.startswith("paper.") or None,
+                role="close",
+                reply=request.reply,
+            )
+        )

@@ -1,0 +1,62 @@
+"""The life of an order: the grid below is the whole truth, and nothing else moves an order.
+
+Theory of operation. An order is HELD while it waits here (an exit leg, a trigger). Its intent is committed and then SENT.
+Every answer of the venue is one of the columns; whether a fill is PARTIAL or COMPLETE is decided before the grid is asked.
+LOSE says that the outcome is not known: funds stay reserved until the venue proves one of the other columns. SEND on an
+order that was sent before is its next attempt: a resend that is proven safe, or an exit that goes on with what is left.
+What is independent of this (a cancel or an amend that was asked for) is a field of the order, not a state.
+
+A fill may overtake a cancel or an expiry on the wire, so CANCELLED and EXPIRED still take fills, and become FILLED when
+they turn out to be whole. An ended order never opens again, and nothing but fills touches it.
+"""
+
+from enum import Enum
+
+from ..model.records import State
+
+HELD, SENT, UNKNOWN, LIVE, PART = State.HELD, State.SENT, State.UNKNOWN, State.LIVE, State.PART
+FILLED, CANCELLED, REJECTED, EXPIRED = State.FILLED, State.CANCELLED, State.REJECTED, State.EXPIRED
+
+
+class Step(Enum):
+    """What can happen to an order."""
+
+    SEND = 0
+    LOSE = 1
+    ACCEPT = 2
+    PARTIAL = 3
+    COMPLETE = 4
+    CANCEL = 5
+    REJECT = 6
+    EXPIRE = 7
+
+
+# fmt: off
+__ = None  # refused: the state stays as it was
+GRID: dict[State, tuple[State | None, ...]] = {
+    #           SEND   LOSE     ACCEPT  PARTIAL    COMPLETE  CANCEL     REJECT    EXPIRE
+    HELD:      (SENT,  __,      __,     __,        __,       CANCELLED, REJECTED, EXPIRED),
+    SENT:      (SENT,  UNKNOWN, LIVE,   PART,      FILLED,   CANCELLED, REJECTED, EXPIRED),
+    UNKNOWN:   (SENT,  UNKNOWN, LIVE,   PART,      FILLED,   CANCELLED, REJECTED, EXPIRED),
+    LIVE:      (__,    __,      LIVE,   PART,      FILLED,   CANCELLED, __,       EXPIRED),
+    PART:      (PART,  __,      PART,   PART,      FILLED,   CANCELLED, __,       EXPIRED),
+    FILLED:    (__,    __,      __,     __,        __,       __,        __,       __     ),
+    CANCELLED: (__,    __,      __,     CANCELLED, FILLED,   __,        __,       __     ),
+    REJECTED:  (__,    __,      __,     __,        __,       __,        __,       __     ),
+    EXPIRED:   (__,    __,      __,     EXPIRED,   FILLED,   __,        __,       __     ),
+}
+# fmt: on
+
+
+def advance(state: State, step: Step) -> State | None:
+    """The next state, or None when the step does not apply to an order in this state."""
+    return GRID[state][step.value]
+
+
+def picture() -> str:
+    """The grid as the README of this folder shows it."""
+    lines = ["| | " + " | ".join(step.name for step in Step) + " |", "|---" * (len(Step) + 1) + "|"]
+    for state, row in GRID.items():
+        cells = (" " if cell is None else cell.name for cell in row)
+        lines.append(f"| **{state.name}** | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""After a restart: what became of every order that was on its way to a venue, or there.
+
+Each venue is asked about each such order. What it says comes as the usual reports; then:
+
+    taken                     the reports have moved the order
+    proven not taken          an exit is sent again, so is a limit order that may rest; an order that was meant for the
+                              market as it was then has missed it and expires
+    could not be asked        UNKNOWN: its funds stay reserved, and it is asked again
+"""
+
+from collections.abc import Callable
+
+from ..kernel.actor import Actor
+from ..kernel.clock import SECOND_NS
+from ..kernel.kernel import Kernel
+from ..model.records import Order, State
+from .lifecycle import Step, advance
+from .manager import OrderManager
+
+# Asks a wallet's venue about an order: answer(True) taken, answer(False) proven not taken, answer(None) not known.
+Ask = Callable[[Order, Callable[[bool | None], None]], None]
+
+
+class Recovery(Actor):
+    """Asks until every order's outcome is known; `unsettled` counts those that it waits for."""
+
+    AGAIN_NS = 2 * SECOND_NS
+    ANSWER_MAX_NS = 10 * SECOND_NS  # a sent order without any answer for so long is UNKNOWN
+
+    def __init__(self, kernel: Kernel, manager: OrderManager, ask: Ask) -> None:
+        super().__init__(kernel)
+        self.manager = manager
+        self.orders = manager.orders
+        self.ask = ask
+        self.unsettled: set[str] = set()
+
+    def start(self) -> None:
+        for order in list(self.orders.open.values()):
+            if order.state is not State.HELD:
+                self.unsettled.add(order.order_id)
+                self._ask(order)
+        self.clock.call_in(self.AGAIN_NS, self.kernel.run, self._look)
+
+    @property
+    def settled(self) -> bool:
+        return not self.unsettled
+
+    def _ask(self, order: Order) -> None:
+        def answer(taken: bool | None) -> None:
+            self.kernel.run(self._answered, order, taken)
+
+        self.ask(order, answer)
+
+    def _answered(self, order: Order, taken: bool | None) -> None:
+        now_ns = self.clock.now_ns()
+        if taken is None:
+            self._lose(order, "its outcome is not known: the venue could not be asked", now_ns)
+            return
+        self.unsettled.discard(order.order_id)
+        if taken or order.ended or order.state is State.LIVE:
+            return
+        exit_or_rests = order.triggered_ns is not None or (
+            order.price_ticks is not None and order.tif in ("GTC", "GTD") and not order.post_only
+        )
+        if order.cancel_requested is not None:
+            self.manager.end(order, Step.CANCEL, order.cancel_requested, "CANCELLED", now_ns)
+        elif exit_or_rests:
+            self.manager.send(order, now_ns)
+        else:
+            reason = "the venue had not taken it when the service restarted, and its moment has passed"
+            self.manager.end(order, Step.EXPIRE, reason, "NOT_TAKEN", now_ns)
+
+    def _lose(self, order: Order, reason: str, now_ns: int) -> None:
+        state = advance(order.state, Step.LOSE)
+        if state is not None and order.state is not State.UNKNOWN:
+            order.state, order.reason = state, reason
+            self.orders.changed(order, "OrderUnknown", now_ns)
+        self.unsettled.add(order.order_id)
+
+    def _look(self) -> None:
+        """Ask again about what is not known, and about what was sent and never answered."""
+        self.clock.call_in(self.AGAIN_NS, self.kernel.run, self._look)
+        now_ns = self.clock.now_ns()
+        for order in list(self.orders.open.values()):
+            if order.state is State.UNKNOWN:
+                self._ask(order)
+            elif order.state is State.SENT and now_ns - (order.sent_ns or now_ns) > self.ANSWER_MAX_NS:
+                if order.triggered_ns is None:  # an exit between two attempts is not waiting for an answer
+                    self._lose(order, "the venue has not answered", now_ns)
+                    self._ask(order)

@@ -1,0 +1,123 @@
+"""Every order and fill that is held in memory, and the one way to change what the world sees of them.
+
+Always true here: `orders` and `fills` are in the order in which they came; `open` holds exactly the orders that have not ended;
+a change that is not passed to `changed` or `add_fill` is not committed.
+"""
+
+from collections.abc import Iterable
+
+from ..kernel.kernel import Kernel
+from ..model.ids import Ids
+from ..model.messages import OrderChanged
+from ..model.order_views import fill_view, order_update
+from ..model.records import Fill, Order, State
+
+# The feed's name for what happened, and the state that it left the order in.
+EVENT_OF_STATE = {
+    State.HELD: "OrderPending",
+    State.SENT: "OrderSubmitted",
+    State.UNKNOWN: "OrderUnknown",
+    State.LIVE: "OrderAccepted",
+    State.PART: "OrderPartiallyFilled",
+    State.FILLED: "OrderFilled",
+    State.CANCELLED: "OrderCancelled",
+    State.REJECTED: "OrderRejected",
+    State.EXPIRED: "OrderExpired",
+}
+
+
+class Orders:
+    """The orders and fills of this node that have not left for the archive."""
+
+    def __init__(self, kernel: Kernel, ids: Ids) -> None:
+        self.kernel = kernel
+        self.ids = ids
+        self.orders: dict[str, Order] = {}
+        self.open: dict[str, Order] = {}
+        self.by_client: dict[str, str] = {}
+        self.fills: dict[str, Fill] = {}
+        self._fills_of: dict[str, list[Fill]] = {}
+        self._uncommitted: set[str] = set()
+
+    # --- reading
+
+    def get(self, order_id: str) -> Order | None:
+        return self.orders.get(order_id)
+
+    def by_client_id(self, client_order_id: str) -> Order | None:
+        return self.orders.get(self.by_client.get(client_order_id, ""))
+
+    def of_venue_client_id(self, client_id: str) -> Order | None:
+        return self.orders.get(self.ids.order_of(client_id) or "")
+
+    def fills_of(self, order_id: str) -> list[Fill]:
+        return self._fills_of.get(order_id, [])
+
+    def committed(self, order: Order) -> bool:
+        """Whether the order's first commit has been acknowledged."""
+        return order.order_id not in self._uncommitted
+
+    # --- changing
+
+    def restore(self, orders: Iterable[Order], fills: Iterable[Fill]) -> None:
+        """Take what was loaded, in any order."""
+        for order in sorted(orders, key=lambda o: (o.created_ns, o.order_id)):
+            self._index(order)
+        for fill in sorted(fills, key=lambda f: (f.timestamp_ns, f.fill_id)):
+            self._index_fill(fill)
+
+    def add(self, order: Order, kind: str | None = None) -> None:
+        """Put a new order on record."""
+        self._index(order)
+        self._uncommitted.add(order.order_id)
+        self.kernel.outbox.effect(self._uncommitted.discard, order.order_id)
+        self.changed(order, kind or EVENT_OF_STATE[order.state], order.created_ns)
+
+    def changed(self, order: Order, kind: str, now_ns: int) -> None:
+        """Commit the order as it now is and tell the world what happened to it."""
+        order.updated_ns = now_ns
+        if order.ended:
+            if order.end_ns is None:
+                order.end_ns = now_ns
+            self.open.pop(order.order_id, None)
+        outbox = self.kernel.outbox
+        outbox.put("orders", order.order_id, order)
+        if self.ids.dirty:
+            self.ids.dirty = False
+            outbox.put("meta", "ids", self.ids.counters)
+        outbox.event("orders", kind, order_update(order))
+        self.kernel.bus.publish(OrderChanged(order, kind))
+
+    def add_fill(self, fill: Fill) -> None:
+        self._index_fill(fill)
+        outbox = self.kernel.outbox
+        outbox.put("trades", fill.fill_id, fill)
+        outbox.event("trades", "TradeExecuted", fill_view(fill))
+
+    def forget(self, order_ids: Iterable[str]) -> None:
+        """Drop ended orders that are in the archive now, here and in the store."""
+        outbox = self.kernel.outbox
+        for order_id in order_ids:
+            order = self.orders.pop(order_id, None)
+            if order is None:
+                continue
+            if self.by_client.get(order.client_order_id) == order_id:
+                del self.by_client[order.client_order_id]
+            outbox.delete("orders", order_id)
+            for fill in self._fills_of.pop(order_id, ()):
+                del self.fills[fill.fill_id]
+                outbox.delete("trades", fill.fill_id)
+
+    def _index(self, order: Order) -> None:
+        self.orders[order.order_id] = order
+        self.by_client[order.client_order_id] = order.order_id
+        if not order.ended:
+            self.open[order.order_id] = order
+
+    def _index_fill(self, fill: Fill) -> None:
+        self.fills[fill.fill_id] = fill
+        known = self._fills_of.get(fill.order_id)
+        if known is None:
+            self._fills_of[fill.order_id] = [fill]
+        else:
+            known.append(fill)

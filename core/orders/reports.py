@@ -1,0 +1,231 @@
+"""What venues say about orders: accepted, filled, ended, amended, refused; in any order, and more than once.
+
+Always true here: a trade id counts once; a report about an earlier attempt moves nothing but money that was really traded; what a
+venue says was traded is accounted for even where it should not have been possible, and is then reported as a fault.
+"""
+
+from collections.abc import Callable
+
+from ..kernel.actor import Actor
+from ..kernel.bus import Handler
+from ..kernel.clock import SECOND_NS
+from ..kernel.kernel import Kernel
+from ..model.exact import ZERO
+from ..model.messages import (
+    ExitUnsold,
+    OrderFilled,
+    Refusal,
+    VenueAccepted,
+    VenueAmended,
+    VenueEnded,
+    VenueFilled,
+    VenueRejected,
+    VenueRequestFailed,
+)
+from ..model.records import Fill, Order, State
+from .lifecycle import Step, advance
+from .manager import OrderManager, reservation
+
+# The manual's retryable errors: tried again only because the venue has proven that it did not take the order.
+RETRYABLE = frozenset({"NETWORK_ERROR", "TIMEOUT", "RATE_LIMIT_EXCEEDED", "TEMPORARY_UNAVAILABLE"})
+ATTEMPTS_MAX = 3
+RETRY_BASE_NS = 1 * SECOND_NS
+RETRY_JITTER = 0.5  # up to this share is added
+
+
+class Reports(Actor):
+    """Moves orders as their venues report. `jitter()` gives 0..1 and is seeded."""
+
+    ODD_KEPT = 100  # reports that made no sense, kept for health and the log
+
+    def __init__(self, kernel: Kernel, manager: OrderManager, jitter: Callable[[], float]) -> None:
+        super().__init__(kernel)
+        self.manager = manager
+        self.orders = manager.orders
+        self.engine = manager.engine
+        self.jitter = jitter
+        self.odd: list[str] = []
+        self.odd_count = 0
+
+    def handles(self) -> dict[type, Handler]:
+        return {
+            VenueAccepted: self.on_accepted,
+            VenueRejected: self.on_rejected,
+            VenueFilled: self.on_filled,
+            VenueEnded: self.on_ended,
+            VenueAmended: self.on_amended,
+            VenueRequestFailed: self.on_request_failed,
+        }
+
+    def _find(self, client_id: str, what: str) -> Order | None:
+        order = self.orders.of_venue_client_id(client_id)
+        if order is None:
+            self._note(f"{what} for {client_id!r}, which is not an order held here")
+        return order
+
+    def _note(self, text: str) -> None:
+        self.odd_count += 1
+        if len(self.odd) < self.ODD_KEPT:
+            self.odd.append(text)
+
+    def _answered(self, order: Order) -> None:
+        """The first answer to an attempt: how fast the venue was."""
+        if order.state is State.SENT and order.sent_ns is not None:
+            self.engine.stats[order.exchange].success(self.clock.now_ns() - order.sent_ns)
+
+    # --- accepted, rejected
+
+    def on_accepted(self, message: VenueAccepted) -> None:
+        order = self._find(message.client_id, "an acceptance")
+        if order is None or order.venue_client_id != message.client_id:
+            return
+        state = advance(order.state, Step.ACCEPT)
+        if state is None:  # its fill or its end overtook this
+            return
+        self._answered(order)
+        first = order.state in (State.SENT, State.UNKNOWN)
+        order.venue_order_id = message.venue_order_id
+        order.state = state
+        if first:
+            now_ns = self.clock.now_ns()
+            self.manager.accepted(order, now_ns)
+            self.orders.changed(order, "OrderAccepted", now_ns)
+        if order.cancel_requested is not None:  # the cancel may have come before the order did
+            self.engine.cancel(order)
+
+    def on_rejected(self, message: VenueRejected) -> None:
+        order = self._find(message.client_id, "a rejection")
+        if order is None or order.venue_client_id != message.client_id:
+            return
+        self._answered(order)
+        now_ns = self.clock.now_ns()
+        sent = order.state in (State.SENT, State.UNKNOWN)
+        if message.code in RETRYABLE and order.attempt < ATTEMPTS_MAX and sent and order.cancel_requested is None:
+            self.engine.stats[order.exchange].failure()
+            delay = RETRY_BASE_NS << (order.attempt - 1)
+            order.reason = f"attempt {order.attempt}: {message.code}: {message.reason}"
+            self.orders.changed(order, "OrderRetried", now_ns)
+            self.clock.call_in(int(delay * (1 + RETRY_JITTER * self.jitter())), self.kernel.run, self._resend, order)
+            return
+        if self._goes_on(order):
+            order.reason = f"attempt {order.attempt}: {message.code}: {message.reason}"
+            return
+        step = Step.REJECT if order.state is not State.PART else Step.EXPIRE
+        self.manager.end(order, step, message.reason, message.code, now_ns)
+
+    def _resend(self, order: Order) -> None:
+        if order.state is State.SENT:
+            self.manager.send(order, self.clock.now_ns())
+
+    # --- fills
+
+    def on_filled(self, message: VenueFilled) -> None:
+        order = self._find(message.client_id, f"a fill of {message.qty_lots} lots (trade {message.trade_id})")
+        if order is None or any(f.trade_id == message.trade_id for f in self.orders.fills_of(order.order_id)):
+            return
+        self._answered(order)
+        fill = Fill(
+            fill_id=self.orders.ids.fill(),
+            order_id=order.order_id,
+            trade_id=message.trade_id,
+            exchange=order.exchange,
+            pair=order.pair,
+            wallet=order.wallet,
+            side=order.side,
+            tick=order.tick,
+            lot=order.lot,
+            price_ticks=message.price_ticks,
+            qty_lots=message.qty_lots,
+            fee=message.fee,
+            fee_currency=message.fee_currency,
+            maker=message.maker,
+            timestamp_ns=message.timestamp_ns,
+        )
+        self._apply(order, fill, message.venue_order_id)
+
+    def _apply(self, order: Order, fill: Fill, venue_order_id: str) -> None:
+        now_ns = self.clock.now_ns()
+        order.filled_lots += fill.qty_lots
+        order.cost += fill.price_ticks * fill.qty_lots
+        order.fees = {**order.fees, fill.fee_currency: order.fees.get(fill.fee_currency, ZERO) + fill.fee}
+        order.fill_ns = fill.timestamp_ns
+        order.venue_order_id = venue_order_id
+        state = advance(order.state, Step.COMPLETE if order.filled_lots >= order.qty_lots else Step.PARTIAL)
+        if state is None:
+            self._note(f"a fill of {order.order_id}, which was {order.state.value}; the money is accounted for")
+        else:
+            order.state = state
+        if order.filled_lots > order.qty_lots:
+            self._note(f"{order.order_id} was filled over its quantity; the money is accounted for")
+        before = order.reserved
+        instrument = self.engine.instruments[order.exchange, order.pair]
+        order.reserved = ZERO if order.ended else min(before, reservation(order, instrument))
+        self.orders.add_fill(fill)
+        self.bus.publish(OrderFilled(order, fill, order.reserved - before))
+        self.orders.changed(order, "OrderFilled" if order.state is State.FILLED else "OrderPartiallyFilled", now_ns)
+        if order.ended:
+            self.manager.answer_waiting(order)
+
+    # --- ends
+
+    def on_ended(self, message: VenueEnded) -> None:
+        order = self._find(message.client_id, f"the end ({message.kind})")
+        if order is None or order.venue_client_id != message.client_id:
+            return
+        self._answered(order)
+        if message.kind == "expired" and self._goes_on(order):
+            return
+        reason = order.cancel_requested or message.reason
+        timed_out = order.expires_ns is not None and order.tif == "GTD" and order.expires_ns <= self.clock.now_ns()
+        expired = message.kind == "expired" or timed_out
+        step, code = (Step.EXPIRE, "EXPIRED") if expired else (Step.CANCEL, "CANCELLED")
+        self.manager.end(order, step, reason, code, self.clock.now_ns())
+
+    def _goes_on(self, order: Order) -> bool:
+        """Whether this is a triggered exit at the market, which ends only when it is sold or taken back."""
+        market_exit = order.triggered_ns is not None and order.price_ticks is None and order.side == "sell"
+        if not market_exit or order.ended or order.cancel_requested is not None:
+            return False
+        self.bus.publish(ExitUnsold(order))
+        return True
+
+    # --- amends
+
+    def on_amended(self, message: VenueAmended) -> None:
+        order = self._find(message.client_id, "an amendment")
+        if order is None or order.venue_client_id != message.client_id:
+            return
+        order.qty_lots = message.qty_lots
+        order.price_ticks = message.price_ticks if message.price_ticks is not None else order.price_ticks
+        self._settle_amend(order)
+        if not order.ended and order.left_lots <= 0:  # cut to what had been filled meanwhile
+            self.manager.end(order, Step.CANCEL, "amended to what was filled", "CANCELLED", self.clock.now_ns())
+            return
+        self.orders.changed(order, "OrderAmended", self.clock.now_ns())
+        self.manager.answer_waiting(order)
+
+    def on_request_failed(self, message: VenueRequestFailed) -> None:
+        order = self._find(message.client_id, f"a refused {message.request}")
+        if order is None or order.ended or order.venue_client_id != message.client_id:
+            return
+        if message.request == "cancel":
+            if order.state is State.SENT:  # it overtook the order; sent again when the order is accepted
+                return
+            order.cancel_requested = None
+        else:
+            self._settle_amend(order)
+        now_ns = self.clock.now_ns()
+        self.orders.changed(order, f"Order{message.request.capitalize()}Refused", now_ns)
+        detail = f"the venue refused to {message.request} {order.order_id}: {message.reason}"
+        self.manager.answer_waiting(order, Refusal(code=message.code, detail=detail, status=409, order=order))
+
+    def _settle_amend(self, order: Order) -> None:
+        """The amend is decided: set free what it does not need."""
+        order.amend_requested = None
+        if order.ended:
+            return
+        instrument = self.engine.instruments[order.exchange, order.pair]
+        need = reservation(order, instrument)
+        currency = order.quote if order.side == "buy" else order.base
+        self.manager.ledger.reserve(order.wallet, currency, need - order.reserved)
+        order.reserved = need

@@ -1,0 +1,1 @@
+"""What is owned and what it is worth: ledger, positions, valuation, performance."""

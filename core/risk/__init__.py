@@ -1,0 +1,1 @@
+"""What may be traded: pre-trade checks and the trading state."""

@@ -1,0 +1,378 @@
+"""Every setting of the service: one table of environment variables, read once at start, all problems told at once.
+
+A value comes from the environment, else from the file `.env` in the working directory, else from the table below; an
+empty value counts as not set. The result is typed and frozen, money and ratios are `Decimal`, times are integer
+nanoseconds, paths are absolute. No secret is ever part of a `str`, a `repr`, a warning or an error.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal, cast
+
+from msgspec import Struct
+
+from .envfile import NAME as ENV_FILE
+from .envfile import read_env_file
+from .model.errors import SettingsError
+from .setting_values import (
+    LIVE_VENUES,
+    MASK,
+    ApiKey,
+    Market,
+    Parser,
+    Secret,
+    VenueKeys,
+    api_keys,
+    balance,
+    choice,
+    flag,
+    host,
+    hosts,
+    is_loopback,
+    level,
+    market,
+    matching,
+    milliseconds,
+    origins,
+    path,
+    percent,
+    rate_limit,
+    ratio,
+    redis_url,
+    secret,
+    service_url,
+    whole,
+)
+
+RATE_LIMIT_WITH_KEYS = 100  # requests a second for each key, where RATE_LIMIT=auto and API_KEYS are set
+
+SourceName = Literal["default", ".env", "environment"]
+
+
+class Given(Struct, frozen=True):
+    """What one setting was given, as `tbx config` shows it."""
+
+    name: str
+    shown: str  # masked if secret
+    source: SourceName
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The settings of one process. The comment of each field is in TABLE."""
+
+    host: str
+    port: int
+    node_env: Literal["development", "production", "test"]
+    node_id: str
+    data_dir: Path
+    allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    api_keys: tuple[ApiKey, ...]
+    rate_limit_per_second: int
+    paper_trading: bool
+    live_trading: bool
+    market: Market
+    market_seed: int
+    paper_latency_ns: int
+    xeggex_api_key: Secret | None
+    xeggex_api_secret: Secret | None
+    binance_api_key: Secret | None
+    binance_api_secret: Secret | None
+    core_service_url: str | None
+    risk_service_url: str | None
+    ml_service_url: str | None
+    default_order_timeout_ns: int
+    max_slippage_percent: Decimal
+    default_time_in_force: Literal["GTC", "IOC", "FOK"]
+    max_orders_kept: int
+    max_trades_kept: int
+    enable_risk_checks: bool
+    max_position_size: Decimal
+    max_daily_loss: Decimal
+    stop_loss_enabled: bool
+    initial_balance: Decimal
+    base_currency: str
+    position_update_interval_ns: int
+    durability: Literal["ahead", "behind"]
+    appendfsync: Literal["everysec", "always", "no"]
+    redis_url: Secret | None
+    log_level: Literal["debug", "info", "warn", "error"]
+    log_format: Literal["text", "json"]
+    log_dir: Path
+    execution_log_file: Path
+    trade_log_file: Path
+    given: tuple[Given, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Whether orders may reach a real account."""
+        return self.live_trading and not self.paper_trading
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return is_loopback(self.host)
+
+    def venue_keys(self, exchange: str) -> VenueKeys | None:
+        """The credentials for an exchange of LIVE_VENUES, None where they are not set."""
+        key, secret = getattr(self, f"{exchange}_api_key"), getattr(self, f"{exchange}_api_secret")
+        return VenueKeys(key, secret) if key is not None and secret is not None else None
+
+
+# --- the table --------------------------------------------------------------------------------------------------
+
+
+class Setting(Struct, frozen=True):
+    """A row: the variable, the text it has when it is not set, how it is read, and what it means."""
+
+    name: str
+    default: str  # read like any other value; "" where there is none
+    parse: Parser
+    doc: str
+    secret: bool = False
+    field: str = ""  # the attribute of Settings; the name in lower case, unless it needs a unit
+
+
+# fmt: off
+TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
+    ("Service", (
+        Setting("HOST", "127.0.0.1", host,
+                "Address to listen on; any other than this machine's own needs API_KEYS."),
+        Setting("PORT", "3004", whole(0, 65_535, "a port"),
+                "Port to listen on; 0 takes any free one."),
+        Setting("NODE_ENV", "development", choice("development", "production", "test"),
+                "development, production or test; shown in health and logs."),
+        Setting("NODE_ID", "main", matching(r"[a-z0-9]{1,12}", "1 to 12 lower-case letters or digits"),
+                "Name of this node in Redis keys and venue order ids; two services on one Redis need two."),
+        Setting("DATA_DIR", "./data", path,
+                "Folder of the embedded Redis and of the archive."),
+        Setting("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", hosts,
+                "Host headers that are answered (HOST always is), separated by commas; stops DNS rebinding."),
+        Setting("ALLOWED_ORIGINS", "http://localhost:3005,http://127.0.0.1:3005", origins,
+                "Web pages that may call the API (here: the dashboard), separated by commas, or none."),
+        Setting("API_KEYS", "", api_keys,
+                "Who may call: name:sha256:scopes for each, separated by ; - `tbx key NAME` makes one. "
+                "Empty: no authentication.", secret=True),
+        Setting("RATE_LIMIT", "auto", rate_limit,
+                "Requests a second for each key, 0 for no limit; "
+                f"auto is {RATE_LIMIT_WITH_KEYS} with API_KEYS and 0 without.", field="rate_limit_per_second"),
+    )),
+    ("Trading mode", (
+        Setting("PAPER_TRADING", "true", flag,
+                "Every order is paper; nothing reaches an exchange."),
+        Setting("LIVE_TRADING", "false", flag,
+                "Live orders, where PAPER_TRADING=false too; needs venue keys and API_KEYS."),
+        Setting("MARKET", "simulated", market,
+                "Where prices come from: simulated, or replay:FILE (a recorded capture)."),
+        Setting("MARKET_SEED", "1", whole(0, 2**63 - 1, "a seed"),
+                "Seed of the simulated market; same seed, same market."),
+        Setting("PAPER_LATENCY_MS", "5", milliseconds(0, 60_000),
+                "Milliseconds from sending a paper order to its arrival at the book.", field="paper_latency_ns"),
+    )),
+    ("Exchange credentials", (
+        Setting("XEGGEX_API_KEY", "", secret, "API key of the Xeggex account.", secret=True),
+        Setting("XEGGEX_API_SECRET", "", secret, "API secret of the Xeggex account.", secret=True),
+        Setting("BINANCE_API_KEY", "", secret, "API key of the Binance account.", secret=True),
+        Setting("BINANCE_API_SECRET", "", secret, "API secret of the Binance account.", secret=True),
+    )),
+    ("Service URLs", (
+        Setting("CORE_SERVICE_URL", "http://localhost:3000", service_url, "The core service, or none."),
+        Setting("RISK_SERVICE_URL", "http://localhost:3003", service_url, "The risk service, or none."),
+        Setting("ML_SERVICE_URL", "http://localhost:3001", service_url, "The prediction service, or none."),
+    )),
+    ("Order management", (
+        Setting("DEFAULT_ORDER_TIMEOUT", "300000", milliseconds(0, 30 * 24 * 3_600_000),
+                "Milliseconds after which an order that is still open is cancelled; 0 for never.",
+                field="default_order_timeout_ns"),
+        Setting("MAX_SLIPPAGE_PERCENT", "0.5", percent,
+                "Worst slippage of a market order against the mid at its arrival, in percent."),
+        Setting("DEFAULT_TIME_IN_FORCE", "GTC", choice("GTC", "IOC", "FOK"),
+                "GTC, IOC or FOK, where an order says none."),
+        Setting("MAX_ORDERS_KEPT", "10000", whole(10, 10_000_000, "a count"),
+                "Orders kept in memory and in Redis; older ones that ended move to the archive."),
+        Setting("MAX_TRADES_KEPT", "50000", whole(10, 10_000_000, "a count"),
+                "Trades kept in memory and in Redis; older ones move to the archive."),
+    )),
+    ("Risk management", (
+        Setting("ENABLE_RISK_CHECKS", "true", flag,
+                "Check orders before they are sent; hard limits hold in any case."),
+        Setting("MAX_POSITION_SIZE", "0.25", ratio("0.25 for a quarter"),
+                "Largest position, as a share of equity."),
+        Setting("MAX_DAILY_LOSS", "0.05", ratio("0.05 for 5 %"),
+                "Loss of a day, as a share of equity, from which on only reducing orders are taken."),
+        Setting("STOP_LOSS_ENABLED", "true", flag,
+                "Entries need a stop; a default one is attached where none is given."),
+    )),
+    ("Portfolio management", (
+        Setting("INITIAL_BALANCE", "50000", balance,
+                "Paper money in BASE_CURRENCY at the first start."),
+        Setting("BASE_CURRENCY", "USDT", matching(r"[A-Z0-9]{2,10}", "a currency such as USDT"),
+                "Currency that the portfolio is valued in."),
+        Setting("POSITION_UPDATE_INTERVAL", "5000", milliseconds(100, 3_600_000),
+                "Milliseconds between valuations that are stored and published.",
+                field="position_update_interval_ns"),
+    )),
+    ("State", (
+        Setting("DURABILITY", "ahead", choice("ahead", "behind"),
+                "ahead: nothing leaves before it is committed; behind: venue frames leave at once."),
+        Setting("APPENDFSYNC", "everysec", choice("everysec", "always", "no"),
+                "When the embedded Redis forces its file to disk: everysec, always or no."),
+        Setting("REDIS_URL", "embedded", redis_url,
+                "embedded, or redis://, rediss:// or unix:// of another Redis.", secret=True),
+    )),
+    ("Logging", (
+        Setting("LOG_LEVEL", "info", level, "debug, info, warn or error."),
+        Setting("LOG_FORMAT", "text", choice("text", "json"), "text, or json: one object a line."),
+        Setting("LOG_DIR", "./logs", path, "Folder of the log files."),
+        Setting("EXECUTION_LOG_FILE", "logs/execution.log", path,
+                "General operations; in LOG_DIR where it is not set."),
+        Setting("TRADE_LOG_FILE", "logs/trades.log", path,
+                "Every trade; in LOG_DIR where it is not set."),
+    )),
+)
+# fmt: on
+
+SETTINGS: dict[str, Setting] = {setting.name: setting for _, rows in TABLE for setting in rows}
+
+
+def field_of(setting: Setting) -> str:
+    """The attribute of Settings that a row fills."""
+    return setting.field or setting.name.lower()
+
+
+# --- loading ----------------------------------------------------------------------------------------------------
+
+
+def _opens_something(name: str, text: str) -> bool:
+    """Whether who reads this value can do something with it: not with a hash, nor with an address alone."""
+    setting = SETTINGS.get(name)
+    if setting is None or not setting.secret or not text or is_placeholder(setting, text):
+        return False
+    return name != "API_KEYS" and not (name == "REDIS_URL" and "@" not in text and "?" not in text)
+
+
+def is_placeholder(setting: Setting, text: str) -> bool:
+    """The manual's example `XEGGEX_API_KEY=your_xeggex_api_key`, copied as it stands, sets nothing."""
+    return setting.secret and text == f"your_{setting.name.lower()}"
+
+
+def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
+    """Read the environment and `folder`/.env (the working directory's by default).
+
+    Raises SettingsError with a line for every problem that was found.
+    """
+    environ = os.environ if environ is None else environ
+    folder = (folder or Path()).absolute()
+    in_file, problems, mode = read_env_file(folder / ENV_FILE)
+    if mode & 0o077 and any(_opens_something(name, text) for name, text in in_file.items()):
+        problems.append(f"{ENV_FILE} holds secrets and others may read it (mode {mode:o}); run: chmod 600 {ENV_FILE}")
+    values: dict[str, object] = {}
+    given: list[Given] = []
+    for setting in SETTINGS.values():
+        text, source = _text_of(setting, environ, in_file)
+        try:
+            value = setting.parse(text) if text else _unset(setting)
+        except ValueError as right:
+            problems.append(f"{setting.name}={_shown(setting, text)} ({source}): {right}")
+            continue
+        values[field_of(setting)] = value
+        given.append(Given(setting.name, _shown(setting, text, value), source))
+    warnings = [_unknown(name) for name in in_file if name not in SETTINGS]
+    if problems:
+        # What does parse is still checked together, so that one start tells everything there is to mend.
+        raise SettingsError([*problems, *_inconsistencies(values)])
+    _finish(values, given, folder)
+    problems = _inconsistencies(values)
+    if problems:
+        raise SettingsError(problems)
+    if values["live_trading"] and values["paper_trading"]:
+        warnings.append("LIVE_TRADING=true does nothing while PAPER_TRADING=true: every order is paper")
+    return Settings(**values, given=tuple(given), warnings=tuple(warnings))  # type: ignore[arg-type]
+
+
+def _text_of(setting: Setting, environ: Mapping[str, str], in_file: Mapping[str, str]) -> tuple[str, SourceName]:
+    places: Iterable[tuple[Mapping[str, str], Literal[".env", "environment"]]] = (
+        (environ, "environment"),
+        (in_file, ".env"),
+    )
+    for values, source in places:
+        text = values.get(setting.name, "").strip()
+        if text and not is_placeholder(setting, text):
+            return text, source
+    return setting.default, "default"
+
+
+def _unset(setting: Setting) -> object:
+    return () if setting.name == "API_KEYS" else None
+
+
+def _shown(setting: Setting, text: str, value: object = None) -> str:
+    if not setting.secret:
+        return text if len(text) <= 200 and text.isprintable() else ascii(text[:200])
+    if isinstance(value, tuple):
+        return "; ".join(map(repr, value))
+    if value is None:  # not set, or not understood: then nothing of it is shown
+        return text if text == setting.default else MASK
+    return repr(value)
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name.upper(), SETTINGS, n=1, cutoff=0.6)
+    return f"{ENV_FILE}: {name} is no setting of this service" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _finish(values: dict[str, object], given: list[Given], folder: Path) -> None:
+    """Fill in what depends on more than one setting: folders, log files, the rate limit, the host names."""
+    source = {row.name: row.source for row in given}
+    for field in ("data_dir", "log_dir", "execution_log_file", "trade_log_file"):
+        values[field] = folder / cast(Path, values[field])
+    for name, field in (("EXECUTION_LOG_FILE", "execution_log_file"), ("TRADE_LOG_FILE", "trade_log_file")):
+        if source[name] == "default":
+            values[field] = cast(Path, values["log_dir"]) / Path(SETTINGS[name].default).name
+    source_of_prices = cast(Market, values["market"])
+    if source_of_prices.file is not None:
+        values["market"] = Market("replay", folder / source_of_prices.file)
+    if values["rate_limit_per_second"] is None:
+        values["rate_limit_per_second"] = RATE_LIMIT_WITH_KEYS if values["api_keys"] else 0
+    own_name, allowed = cast(str, values["host"]), cast(tuple[str, ...], values["allowed_hosts"])
+    if own_name not in (*allowed, "0.0.0.0", "::"):
+        values["allowed_hosts"] = (*allowed, own_name)
+
+
+def _inconsistencies(values: Mapping[str, object]) -> list[str]:
+    """What is wrong only in combination. Settings that did not parse are left out of it: they were told already."""
+    problems = []
+
+    def is_set(field: str) -> bool:
+        return bool(values.get(field))
+
+    file = getattr(values.get("market"), "file", None)
+    if file is not None and file.is_absolute() and not file.is_file():
+        problems.append(f"MARKET=replay:{file}: expected a recorded capture; there is no such file")
+    if "host" in values and "api_keys" in values and not is_loopback(str(values["host"])) and not is_set("api_keys"):
+        problems.append(f"HOST={values['host']}: others can connect, so API_KEYS must be set; `tbx key NAME` makes one")
+    for venue in LIVE_VENUES:
+        parts = [f"{venue}_api_key", f"{venue}_api_secret"]
+        if sum(map(is_set, parts)) == 1 and all(part in values for part in parts):
+            missing = next(part for part in parts if not is_set(part))
+            problems.append(f"{missing.upper()} is not set; a key and its secret go together")
+    if values.get("paper_trading") is False and "live_trading" in values:
+        problems.extend(_live_problems(values, is_set))
+    return problems
+
+
+def _live_problems(values: Mapping[str, object], is_set: Callable[[str], bool]) -> list[str]:
+    if not values["live_trading"]:
+        return ["PAPER_TRADING=false needs LIVE_TRADING=true too; set PAPER_TRADING=true to trade on paper"]
+    problems = []
+    if not any(is_set(f"{venue}_api_key") and is_set(f"{venue}_api_secret") for venue in LIVE_VENUES):
+        names = " or ".join(f"{venue.upper()}_API_KEY and {venue.upper()}_API_SECRET" for venue in LIVE_VENUES)
+        problems.append(f"LIVE_TRADING=true needs the credentials of an exchange: set {names}")
+    if "api_keys" in values and not is_set("api_keys"):
+        problems.append("LIVE_TRADING=true needs API_KEYS; `tbx key NAME` makes one")
+    problems.append("LIVE_TRADING=true: no live exchange in this version; set PAPER_TRADING=true, LIVE_TRADING=false")
+    return problems

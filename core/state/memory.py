@@ -1,0 +1,68 @@
+"""A store without Redis, with the same rules: for simulation and for tests of the core in virtual time.
+
+Always true here: like the commit script it applies each number once, refuses a gap, and a writer whose epoch is not the last.
+"""
+
+from collections.abc import Callable
+
+from ..model.errors import StoreError, StoreFenced, StoreUnavailable
+from .batch import Batch
+
+
+class MemoryStore:
+    """Tables, journal and streams in dictionaries; `down` makes it refuse as a lost Redis does."""
+
+    def __init__(self, call_soon: Callable[..., object]) -> None:
+        self.tables: dict[str, dict[str, bytes]] = {}
+        self.journal: list[tuple[int, bytes]] = []
+        self.streams: dict[str, list[bytes]] = {}
+        self.number = 0
+        self.seq = 0
+        self.epoch = 0
+        self.down = False
+        self._call_soon = call_soon
+
+    def acquire(self) -> int:
+        self.epoch += 1
+        return self.epoch
+
+    def writer(self, epoch: int) -> "MemoryWriter":
+        return MemoryWriter(self, epoch)
+
+    def commit(self, batch: Batch, done: Callable[[StoreError | None], None]) -> None:
+        """Commit as the writer of the current epoch."""
+        self.commit_as(self.epoch, batch, done)
+
+    def commit_as(self, epoch: int, batch: Batch, done: Callable[[StoreError | None], None]) -> None:
+        self._call_soon(done, self._apply(epoch, batch))
+
+    def _apply(self, epoch: int, batch: Batch) -> StoreError | None:
+        if self.down:
+            return StoreUnavailable("the store is down")
+        if epoch != self.epoch:
+            return StoreFenced(f"epoch {epoch} is over; the writer is {self.epoch}")
+        if batch.number <= self.number:
+            return None
+        if batch.number != self.number + 1:
+            return StoreError(f"commit {batch.number} came after {self.number}")
+        self.number, self.seq = batch.number, batch.seq
+        if batch.events:
+            self.journal.append((batch.seq, b"[" + b",".join(batch.events) + b"]"))
+        for table, field, value in batch.puts:
+            self.tables.setdefault(table, {})[field] = value
+        for table, field in batch.deletes:
+            self.tables.get(table, {}).pop(field, None)
+        for stream, value in batch.appends:
+            self.streams.setdefault(stream, []).append(value)
+        return None
+
+
+class MemoryWriter:
+    """One process' view of a MemoryStore, with the epoch that it acquired."""
+
+    def __init__(self, store: MemoryStore, epoch: int) -> None:
+        self.store = store
+        self.epoch = epoch
+
+    def commit(self, batch: Batch, done: Callable[[StoreError | None], None]) -> None:
+        self.store.commit_as(self.epoch, batch, done)

@@ -1,0 +1,157 @@
+"""The command `tbx`: serve, config, replay, key, version.
+
+Every error that the service raises on purpose ends as one line on standard error and exit code 2. What a command does
+is imported when that command runs: `tbx config` answers without loading numba or a server.
+"""
+
+import argparse
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from ..core.model.errors import SettingsError, TbxError
+from ..core.setting_values import SCOPES, key_digest
+from ..core.settings import TABLE, Settings, load_settings
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def serve(_: argparse.Namespace) -> int:
+    settings = load_settings()
+    _warn(settings)
+    from .service import serve as serve_until_stopped
+
+    return serve_until_stopped(settings)
+
+
+def config(arguments: argparse.Namespace) -> int:
+    settings = load_settings()
+    _warn(settings)
+    given = {row.name: row for row in settings.given}
+    if arguments.json:
+        rows = [
+            {"name": row.name, "value": given[row.name].shown, "source": given[row.name].source, "doc": row.doc}
+            for _, group in TABLE
+            for row in group
+        ]
+        print(json.dumps(rows, indent=2))
+        return 0
+    for title, group in TABLE:
+        print(f"# {title}")
+        for row in group:
+            print(f"{row.name}={given[row.name].shown}  ({given[row.name].source})\n    {row.doc}")
+        print()
+    return 0
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    from ..venues.simulator.replay import replay as replay_capture
+
+    report = replay_capture(arguments.file, speed=arguments.speed)
+    if arguments.json:
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+    else:
+        print(report.text())
+    return 0
+
+
+def key(arguments: argparse.Namespace) -> int:
+    scopes = sorted(set(arguments.scopes), key=SCOPES.index)
+    if re.fullmatch(r"[a-z0-9_-]{1,32}", arguments.name) is None:
+        raise SettingsError(f"key {arguments.name!r}: expected 1 to 32 lower-case letters, digits, - or _ as its name")
+    text = f"tbx_{secrets.token_urlsafe(32)}"
+    print("The key, shown this once; who calls the API sends it:\n")
+    print(f"    {text}\n")
+    print("What the service keeps of it; add it to API_KEYS in .env, after a ; where there are others:\n")
+    print(f"    API_KEYS={arguments.name}:{key_digest(text).hex()}:{'+'.join(scopes)}")
+    return 0
+
+
+def version(_: argparse.Namespace) -> int:
+    print(f"tbx {own_version()} (Python {sys.version.split()[0]})")
+    return 0
+
+
+def own_version() -> str:
+    """The installed version; a checkout that was never installed has none."""
+    try:
+        return metadata.version("tbx")
+    except metadata.PackageNotFoundError:
+        return "0+checkout"
+
+
+def _warn(settings: Settings) -> None:
+    for line in settings.warnings:
+        print(f"tbx: warning: {line}", file=sys.stderr)
+
+
+def _scopes(text: str) -> list[str]:
+    scopes = re.split(r"[+,]", text)
+    if not set(scopes) <= set(SCOPES):
+        raise argparse.ArgumentTypeError(f"expected some of {'+'.join(SCOPES)}")
+    return scopes
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tbx", description="Trading bot execution.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(run: Callable[[argparse.Namespace], int], doc: str) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(run.__name__, help=doc, description=doc)
+        subparser.set_defaults(run=run)
+        return subparser
+
+    command(serve, "serve the API until SIGINT or SIGTERM")
+    command(config, "print every setting, its value, where it comes from and what it means").add_argument(
+        "--json", action="store_true", help="as JSON"
+    )
+    of_replay = command(replay, "replay a capture of Binance frames through the books and report on it")
+    of_replay.add_argument("file", type=Path, metavar="FILE", help="lines of `<local_ns> <raw json>`, gzipped or not")
+    of_replay.add_argument("--speed", choices=("max", "1x"), default="max", help="as fast as it goes, or as recorded")
+    of_replay.add_argument("--json", action="store_true", help="as JSON")
+    of_key = command(key, "make a new API key")
+    of_key.add_argument("name", metavar="NAME", help="whose key it is; stands in logs")
+    of_key.add_argument(
+        "--scopes", type=_scopes, default=["read", "trade"], help="read+trade+admin, default read+trade"
+    )
+    command(version, "print the version")
+    return parser
+
+
+def exit_code(run: Callable[[], int]) -> int:
+    """What `run` returns, or the code and the lines on standard error for the exception that it raises."""
+    try:
+        code = run()
+        sys.stdout.flush()
+        return code
+    except SettingsError as error:
+        for line in error.problems:
+            print(f"tbx: {line}", file=sys.stderr)
+        return EXIT_ERROR
+    except TbxError as error:
+        print(f"tbx: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # `tbx config | head`: the reader has what it wanted. What is still buffered must have somewhere to go, else the
+        # interpreter complains about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    return exit_code(lambda: int(arguments.run(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""Builds the core from what was loaded: actors in the order in which they must see a message, venues, and their market.
+
+Always true here: nothing does I/O yet. `Node.start` begins timers and the market; the caller has committed nothing before.
+The order of the actors matters: a fill reaches the order, then the portfolio, then the exits that depend on the balance.
+"""
+
+import random
+from collections.abc import Callable
+from decimal import ROUND_FLOOR, Decimal
+from typing import Protocol
+
+import msgspec
+
+from ..core.execution.engine import ExecutionEngine, Limits
+from ..core.kernel.clock import Clock
+from ..core.kernel.kernel import CommitStore, Kernel
+from ..core.kernel.outbox import Outbox
+from ..core.market.data import MarketData, StoredBook
+from ..core.model.errors import StoreCorrupt, StoreError
+from ..core.model.ids import Counters, Ids
+from ..core.model.instruments import Instrument
+from ..core.model.messages import Faulted, PlaceAtVenue
+from ..core.model.records import Balance, EquitySample, Fill, Order, Position, State
+from ..core.orders.brackets import Brackets
+from ..core.orders.closing import Closing
+from ..core.orders.history import ArchiveWrite, History, HistoryLimits
+from ..core.orders.manager import OrderManager, OrderSettings
+from ..core.orders.recovery import Recovery
+from ..core.orders.registry import Orders
+from ..core.orders.reports import Reports
+from ..core.orders.triggers import Triggers
+from ..core.portfolio.ledger import Ledger, reservations
+from ..core.portfolio.manager import DayOpen, PortfolioManager
+from ..core.risk.checks import Checks, RiskLimits
+from ..core.risk.guard import Guard
+from ..core.settings import Settings
+from ..core.state.store import Loaded
+from ..venues.paper import PaperVenue
+from ..venues.simulator.instruments import simulated_instruments
+from ..venues.simulator.market import SimulatedMarket
+from ..venues.simulator.replay import frames
+from ..venues.simulator.replay_market import ReplayMarket, survey
+
+PAPER_JITTER_SHARE = 5  # the paper venues' latency varies by up to a fifth of it
+
+
+class MarketSource(Protocol):
+    """What feeds the books."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def resync(self, exchange: str, pair: str) -> None: ...
+
+
+class Held(msgspec.Struct):
+    """The committed state, decoded."""
+
+    orders: list[Order]
+    fills: list[Fill]
+    balances: list[Balance]
+    positions: list[Position]
+    books: list[StoredBook]
+    samples: list[EquitySample]
+    counters: Counters
+    day_open: DayOpen | None
+
+    @classmethod
+    def of(cls, loaded: Loaded, node: str) -> "Held":
+        """Raises StoreCorrupt with the key of the first record that cannot be read."""
+        tables = loaded.tables
+
+        def rows(table: str, kind: type[msgspec.Struct]) -> list[msgspec.Struct]:
+            decode = msgspec.json.Decoder(kind).decode
+            found = []
+            for field, raw in tables.get(table, {}).items():
+                try:
+                    found.append(decode(raw))
+                except (msgspec.DecodeError, msgspec.ValidationError) as error:
+                    raise StoreCorrupt(f"tbx:{node}:{table} {field}", str(error)) from error
+            return found
+
+        try:
+            counters = msgspec.json.decode(loaded.meta.get("ids", b"{}"), type=Counters)
+            day_open = msgspec.json.decode(loaded.meta.get("dayOpen", b"null"), type=DayOpen | None)
+            samples = [msgspec.json.decode(raw, type=EquitySample) for raw in loaded.equity]
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise StoreCorrupt(f"tbx:{node}:meta ids or tbx:{node}:equity", str(error)) from error
+        return cls(
+            orders=rows("orders", Order),  # type: ignore[arg-type]
+            fills=rows("trades", Fill),  # type: ignore[arg-type]
+            balances=rows("balances", Balance),  # type: ignore[arg-type]
+            positions=rows("positions", Position),  # type: ignore[arg-type]
+            books=rows("books", StoredBook),  # type: ignore[arg-type]
+            samples=samples,
+            counters=counters,
+            day_open=day_open,
+        )
+
+
+class Node:
+    """The core of one process, wired."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        store: CommitStore,
+        loaded: Loaded,
+        archive_write: ArchiveWrite,
+        *,
+        epoch: int,
+        on_fatal: Callable[[StoreError], None] | None = None,
+        on_fault: Callable[[Faulted, Exception], None] | None = None,
+        on_trouble: Callable[[str], None] | None = None,
+        market_source: Callable[[Clock, MarketData], MarketSource] | None = None,
+    ) -> None:
+        """`market_source` feeds the books instead of what MARKET names."""
+        self.settings = settings
+        self.held = Held.of(loaded, settings.node_id)
+        outbox = Outbox(loaded.seq, loaded.number, release_at_once=settings.durability == "behind")
+        self.kernel = Kernel(clock, store, outbox=outbox, on_fatal=on_fatal, on_fault=on_fault)
+        self.ids = Ids(settings.node_id, self.held.counters)
+        self.instruments = self._instruments()
+        self.market = MarketData(self.kernel, self.instruments.values(), on_trouble=on_trouble)
+        self.portfolio = PortfolioManager(
+            self.kernel,
+            self.ids,
+            self.instruments,
+            self.market.mid,
+            settings.base_currency,
+            paper=not settings.live,
+        )
+        self.ledger: Ledger = self.portfolio.ledger
+        self.guard = Guard(self.kernel)
+        self.orders = Orders(self.kernel, self.ids)
+        self.triggers = Triggers(self.kernel, self.market)
+        limits = Limits(max_slippage=settings.max_slippage_percent / 100, paper=not settings.live)
+        self.engine = ExecutionEngine(self.kernel, self.market, self.instruments, limits)
+        self.checks = self._checks()
+        self.manager = OrderManager(
+            self.kernel,
+            self.orders,
+            self.engine,
+            self.checks,
+            self.ledger,
+            self.triggers,
+            OrderSettings(
+                timeout_ns=settings.default_order_timeout_ns, default_tif=settings.default_time_in_force
+            ),
+        )
+        rng = random.Random(f"{settings.market_seed}:{epoch}")
+        self.reports = Reports(self.kernel, self.manager, rng.random)
+        self.brackets = Brackets(self.kernel, self.manager)
+        self.closing = Closing(self.kernel, self.manager, self.portfolio.find)
+        history = HistoryLimits(settings.max_orders_kept, settings.max_trades_kept)
+        self.history = History(self.kernel, self.orders, archive_write, history)
+        self.paper_venues = self._paper_venues(epoch)
+        self.recovery = Recovery(self.kernel, self.manager, self._ask)
+        self.source = market_source(clock, self.market) if market_source is not None else self._source(clock)
+        for exchange in self.paper_venues:
+            self.market.resync[exchange] = self.source.resync
+        self._add_actors()
+        self._restore()
+
+    # --- building
+
+    def _instruments(self) -> dict[tuple[str, str], Instrument]:
+        source = self.settings.market
+        found = simulated_instruments() if source.file is None else survey(frames(source.file))
+        return {(i.exchange, i.pair): i for i in found}
+
+    def _source(self, clock: Clock) -> MarketSource:
+        settings = self.settings
+        if settings.market.file is not None:
+            recorded = frames(settings.market.file)
+            end = self.market.on_trouble or (lambda _: None)
+            return ReplayMarket(clock, self.market.frame, recorded, self.instruments.values(), on_end=end)
+        start_prices: dict[str, Decimal] = {}
+        for book in self.held.books:
+            if book.bids and book.asks:
+                start_prices[book.pair] = (Decimal(book.bids[0][0]) + Decimal(book.asks[0][0])) / 2
+        return SimulatedMarket(clock, self.market.frame, seed=settings.market_seed, start_prices=start_prices)
+
+    def _checks(self) -> Checks:
+        portfolio, settings = self.portfolio, self.settings
+        return Checks(
+            RiskLimits(
+                enabled=settings.enable_risk_checks,
+                max_position_size=settings.max_position_size,
+                max_daily_loss=settings.max_daily_loss,
+            ),
+            self.guard,
+            available=self.ledger.available,
+            equity=lambda wallet: portfolio.equity(_is_paper(wallet)),
+            position_value=portfolio.position_value,
+            day_pnl=portfolio.day_pnl,
+            to_base=lambda currency, exchange: portfolio.rates.rate(exchange, currency).value,
+        )
+
+    def _paper_venues(self, epoch: int) -> dict[str, PaperVenue]:
+        settings = self.settings
+        venues = {}
+        for exchange in dict.fromkeys(exchange for exchange, _ in self.instruments):
+            venue = PaperVenue(
+                self.kernel,
+                exchange,
+                self.market,
+                rng=random.Random(f"{settings.market_seed}:{exchange}:{epoch}"),
+                run=str(epoch),
+                latency_ns=settings.paper_latency_ns,
+                jitter_ns=settings.paper_latency_ns // PAPER_JITTER_SHARE,
+            )
+            venues[exchange] = venue
+            self.engine.attach(f"paper.{exchange}", venue)
+        return venues
+
+    def _add_actors(self) -> None:
+        for actor in (
+            self.guard,
+            self.manager,
+            self.reports,
+            self.portfolio,
+            self.brackets,
+            self.closing,
+            self.triggers,
+            *self.paper_venues.values(),
+            self.market,
+            self.history,
+            self.recovery,
+        ):
+            self.kernel.add(actor)
+
+    # --- state
+
+    def _restore(self) -> None:
+        held = self.held
+        self.orders.restore(held.orders, held.fills)
+        self.portfolio.restore(
+            held.balances, held.positions, held.samples, reservations(self.orders.open.values()), held.day_open
+        )
+        unknown = sorted({f"{o.exchange}:{o.pair}" for o in self.orders.open.values()} - self._listed())
+        if unknown:
+            key = f"tbx:{self.settings.node_id}:orders"
+            raise StoreCorrupt(key, f"open orders of {', '.join(unknown)}, which MARKET does not list")
+
+    def _listed(self) -> set[str]:
+        return {f"{exchange}:{pair}" for exchange, pair in self.instruments}
+
+    def _fund(self) -> None:
+        """The first start on paper: the initial balance, in equal parts at each exchange."""
+        wallets = [f"paper.{exchange}" for exchange in self.paper_venues]
+        if any(self.ledger.find(wallet, self.settings.base_currency) for wallet in wallets):
+            return
+        amount = self.settings.initial_balance
+        share = (amount / len(wallets)).quantize(Decimal("0.01"), ROUND_FLOOR)
+        for wallet in wallets[1:]:
+            self.portfolio.deposit(wallet, self.settings.base_currency, share)
+        self.portfolio.deposit(wallets[0], self.settings.base_currency, amount - share * (len(wallets) - 1))
+
+    def start(self) -> None:
+        """Begin: fund a new paper account, put resting orders back, ask about the rest, let the market run."""
+        if not self.settings.live:
+            self._fund()
+        self._seed()
+        self.source.start()
+        self.kernel.start()
+
+    def stop(self) -> None:
+        """No new market data and no timers; what is pending still commits."""
+        self.source.stop()
+        self.kernel.stop()
+
+    def _seed(self) -> None:
+        """The paper venues lived in the process that ended: hand them the orders that were resting."""
+        now_ns = self.kernel.clock.now_ns()
+        for order in self.orders.open.values():
+            venue = self.paper_venues.get(order.exchange)
+            resting = order.state in (State.LIVE, State.PART) and order.price_ticks is not None
+            if venue is not None and order.paper and resting:
+                venue.seed_order(_as_placed(order), order.venue_order_id or "", order.filled_lots, now_ns)
+
+    def _ask(self, order: Order, answer: Callable[[bool | None], None]) -> None:
+        self.paper_venues[order.exchange].query(order.venue_client_id, answer)
+
+
+def _as_placed(order: Order) -> PlaceAtVenue:
+    return PlaceAtVenue(
+        client_id=order.venue_client_id,
+        pair=order.pair,
+        side=order.side,
+        type="limit",
+        qty_lots=order.qty_lots,
+        price_ticks=order.price_ticks,
+        tif=order.tif,
+        post_only=order.post_only,
+    )
+
+
+def _is_paper(wallet: str) -> bool:
+    return wallet.startswith("paper.")

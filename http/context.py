@@ -1,0 +1,125 @@
+"""Everything the endpoints may use, handed in as one object, so that nothing here is global.
+
+The protocols name what this side needs of the others and nothing more; `service.py` fills them in.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from ..core.kernel.kernel import Kernel
+from ..core.model.instruments import Instrument
+from ..core.model.messages import Refusal, SubmitOrder
+from ..core.model.order_views import OrderPreview
+from ..core.orders.queries import OrderQueries
+from ..core.settings import Settings
+from ..venues.client import VenueStatus
+
+
+class Readiness(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether orders can be taken, and what is missing if not."""
+
+    ready: bool
+    checks: dict[str, bool]  # store, recovered, reconciled, venue
+    reason: str = ""
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """What is known of another service, from the last time it was asked."""
+
+    status: str
+    last_check: int | None = None  # ms
+
+
+class VenueStatusSource(Protocol):
+    """The part of a venue that health asks; never blocks."""
+
+    @property
+    def name(self) -> str: ...
+
+    def status(self) -> VenueStatus: ...
+
+
+class PortfolioSource(Protocol):
+    """The part of PortfolioManager that the API reads."""
+
+    def view(self, paper: bool, now_ns: int) -> Any:
+        """A `PortfolioView`."""
+        ...
+
+
+class BookOf(Protocol):
+    """One order book; `levels` are (ticks, lots), best first."""
+
+    def levels(self, side: int, n: int) -> list[tuple[int, int]]: ...
+
+
+class BookSource(Protocol):
+    """The part of MarketData that the API reads."""
+
+    def book(self, exchange: str, pair: str) -> BookOf: ...
+
+    def updated_ns(self, exchange: str, pair: str) -> int: ...
+
+    def fresh(self, exchange: str, pair: str, now_ns: int) -> bool: ...
+
+
+class JournalSource(Protocol):
+    """The part of the store that a resumed feed reads."""
+
+    async def journal_since(self, seq: int, limit: int) -> list[tuple[int, bytes]] | None: ...
+
+
+class ErrorLog(Protocol):
+    """Where faults go; `LogFiles` is one."""
+
+    def execution(self, level: str, text: str, **fields: object) -> None: ...
+
+
+def no_services() -> Mapping[str, ServiceStatus]:
+    return {}
+
+
+@dataclass(slots=True, kw_only=True)
+class Api:
+    """The service as the endpoints see it."""
+
+    # for the life of the process
+    kernel: Kernel
+    settings: Settings
+    loop: asyncio.AbstractEventLoop
+    queries: OrderQueries
+    portfolio: PortfolioSource
+    market: BookSource
+    journal: JournalSource
+    epoch: str  # the journal's id: a feed is resumed only within one
+    instruments: Mapping[tuple[str, str], Instrument]  # (exchange, pair), all that are traded
+    venues: Iterable[VenueStatusSource]
+    readiness: Callable[[], Readiness]
+    trading_state: Callable[[], str]  # ACTIVE, REDUCING or HALTED
+    preview: Callable[[SubmitOrder], OrderPreview | Refusal]
+    refresh: Callable[[], Awaitable[None]]  # reconcile with the venues; returns when done
+    log: ErrorLog
+    started_ns: int
+    services: Callable[[], Mapping[str, ServiceStatus]] = no_services
+
+    @property
+    def paper(self) -> bool:
+        """Whether the portfolio that is shown is the paper one."""
+        return not self.settings.live
+
+    def exchanges_of(self, pair: str) -> list[str]:
+        return [exchange for exchange, name in self.instruments if name == pair]
+
+    def pairs(self) -> set[str]:
+        return {pair for _, pair in self.instruments}
+
+    def exchanges(self) -> set[str]:
+        return {exchange for exchange, _ in self.instruments}
+
+    def report(self, path: str, error: Exception) -> None:
+        """Log a fault of ours, once."""
+        self.log.execution("error", "REQUEST_FAILED", path=path, error=repr(error))

@@ -1,0 +1,85 @@
+"""What an order would do, without doing it: the same plan and the same checks that a real one goes through."""
+
+from decimal import Decimal
+
+from ..core.execution.engine import ExecutionEngine, Plan
+from ..core.kernel.clock import Clock
+from ..core.model.exact import ZERO
+from ..core.model.messages import Refusal, SubmitOrder
+from ..core.model.order_views import ExpectedFill, OrderPreview, Slice, VenueScoreView, neat, number
+from ..core.model.records import RiskValidation
+from ..core.risk.checks import Checks
+
+AVERAGE_STEP = Decimal("1e-12")
+
+
+class Previewer:
+    """Plans and checks a request; touches no order, no balance and no venue."""
+
+    def __init__(self, engine: ExecutionEngine, checks: Checks, clock: Clock) -> None:
+        self.engine = engine
+        self.checks = checks
+        self.clock = clock
+
+    def __call__(self, request: SubmitOrder) -> OrderPreview | Refusal:
+        """A refusal is for a request that could not even be planned: an unknown pair, a price off the grid."""
+        plan = self.engine.plan(request, self.clock.now_ns())
+        if isinstance(plan, Refusal):
+            return plan
+        risk, code = self.checks.run(request, plan, need_of(request, plan))
+        detail = None
+        if code is not None:
+            failed = next(check for check in risk.checks if not check.passed)
+            detail = failed.detail or f"{failed.name}: {failed.actual} is over {failed.limit}"
+        elif plan.unfillable is not None:
+            code, detail = "FOK_UNFILLABLE", plan.unfillable
+        return self._document(request, plan, risk, code, detail)
+
+    def _document(
+        self, request: SubmitOrder, plan: Plan, risk: RiskValidation, code: str | None, detail: str | None
+    ) -> OrderPreview:
+        instrument, cost, fees = plan.instrument, plan.estimated_cost, plan.estimated_fees
+        return OrderPreview(
+            accepted=code is None,
+            pair=instrument.pair,
+            side=request.side,
+            type=request.type,
+            exchange=instrument.exchange,
+            quantity=number(plan.qty_lots, instrument.lot),
+            risk_validation=risk,
+            code=code,
+            detail=detail,
+            expected_fill=expected_fill(plan),
+            estimated_cost=None if cost is None else neat(cost),
+            estimated_fees=None if fees is None else neat(fees),
+            venues=tuple(
+                VenueScoreView(s.exchange, s.score, s.liquidity, s.fee, s.reliability, s.speed) for s in plan.scores
+            ),
+            warnings=plan.warnings,
+        )
+
+
+def need_of(request: SubmitOrder, plan: Plan) -> Decimal:
+    """What the order would reserve: quote and its fee for a buy at its limit or guard price, base for a sell."""
+    instrument = plan.instrument
+    if request.side == "sell":
+        return instrument.quantity(plan.qty_lots)
+    ticks = plan.price_ticks if plan.price_ticks is not None else plan.guard_ticks
+    if ticks is None:
+        return (plan.estimated_cost or ZERO) + (plan.estimated_fees or ZERO)
+    cost = instrument.amount(ticks * plan.qty_lots)
+    return cost + cost * instrument.taker_fee if instrument.fee_in == "quote" else cost
+
+
+def expected_fill(plan: Plan) -> ExpectedFill | None:
+    """The walk through the book as it is now; None for an order that waits for its trigger."""
+    walk, instrument = plan.walk, plan.instrument
+    if walk is None:
+        return None
+    if not walk.filled_lots:
+        return ExpectedFill(ZERO, None, None, None)
+    quantity = number(walk.filled_lots, instrument.lot)
+    average = neat((walk.cost * instrument.tick / walk.filled_lots).quantize(AVERAGE_STEP))
+    worst = number(walk.worst_ticks, instrument.tick) if walk.worst_ticks is not None else None
+    slippage = None if walk.slippage_mid_bps is None else round(walk.slippage_mid_bps, 4)
+    return ExpectedFill(quantity, average, worst, slippage, (Slice(instrument.exchange, average, quantity),))

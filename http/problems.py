@@ -1,0 +1,141 @@
+"""Errors as RFC 9457 documents, `application/problem+json`, each with a stable `code` for programs.
+
+Always true here: a problem is raised before anything was changed, unless its detail says otherwise; a document never
+holds a secret, a stack trace or a part of a header.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from ..core.kernel.outbox import encode_document
+from ..core.model.messages import Refusal
+from ..core.model.order_views import OrderView, order_view
+from ..core.model.records import RiskValidation
+
+
+class FieldError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One field that is wrong, and what would be right."""
+
+    field: str  # as the caller wrote it, signalData.source for one inside
+    detail: str
+    code: str | None = None
+
+
+class ProblemDocument(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The body of every answer of 400 and above."""
+
+    type: str  # a page that explains the code
+    title: str
+    status: int
+    code: str
+    detail: str
+    instance: str  # the path that was asked for
+    errors: tuple[FieldError, ...] = ()
+    order_id: str | None = None  # of the order on record as rejected, or of the one that is in the way
+    risk_validation: RiskValidation | None = None
+    order: OrderView | None = None
+
+
+class Problem(Exception):
+    """Ends a request with an error document."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        refusal: Refusal | None = None,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = tuple(headers)
+        self.refusal = refusal
+        super().__init__(f"{status} {code}: {detail}")
+
+    def document(self, instance: str) -> ProblemDocument:
+        order = self.refusal.order if self.refusal is not None else None
+        return ProblemDocument(
+            type=f"/docs#{self.code}",
+            title=HTTPStatus(self.status).phrase,
+            status=self.status,
+            code=self.code,
+            detail=self.detail,
+            instance=instance,
+            errors=self.errors,
+            order_id=order.order_id if order is not None else None,
+            risk_validation=order.risk if order is not None else None,
+            order=order_view(order) if order is not None else None,
+        )
+
+    def encode(self, instance: str) -> bytes:
+        return encode_document(self.document(instance))
+
+
+def invalid(errors: Sequence[FieldError]) -> Problem:
+    """422 for everything that is wrong with a body or a query; a single cause gives its own code."""
+    codes = {error.code for error in errors}
+    code = (codes.pop() if len(codes) == 1 else None) or "VALIDATION_FAILED"
+    detail = "; ".join(f"{error.field}: {error.detail}" for error in errors)
+    return Problem(422, code, detail, errors=errors)
+
+
+def refused(refusal: Refusal) -> Problem:
+    """The core's refusal of a command, as it stands."""
+    headers = [(b"retry-after", b"%d" % refusal.retry_after_s)] if refusal.retry_after_s is not None else []
+    errors = [_field_error(error) for error in refusal.errors]
+    return Problem(refusal.status, refusal.code, refusal.detail, errors=errors, headers=headers, refusal=refusal)
+
+
+def _field_error(error: dict[str, Any]) -> FieldError:
+    return FieldError(error.get("field", ""), error.get("detail", ""), error.get("code"))
+
+
+def not_found(code: str, detail: str) -> Problem:
+    return Problem(404, code, detail)
+
+
+def store_unavailable(detail: str) -> Problem:
+    """The commit that would make an answer true cannot be made now."""
+    return Problem(503, "STORE_UNAVAILABLE", detail, headers=[(b"retry-after", b"1")])
+
+
+# What the page at /docs says about each code; the core's own codes come with their detail in the answer.
+CODES = {
+    "NOT_JSON": "The body is not JSON (UTF-8, no byte order mark, no NaN).",
+    "BAD_REQUEST": "The request itself is malformed: a header that must stand once, or a length that is no number.",
+    "UNAUTHORIZED": "API keys are set, and none or an unknown one was given (Authorization: Bearer, or X-API-Key).",
+    "FORBIDDEN": "The key lacks the scope that the request needs.",
+    "HOST_NOT_ALLOWED": "The Host header is none of ALLOWED_HOSTS.",
+    "ORIGIN_NOT_ALLOWED": "The web page that sent the request is none of ALLOWED_ORIGINS.",
+    "NOT_FOUND": "There is no such path.",
+    "ORDER_NOT_FOUND": "No order has this id, in memory or in the archive.",
+    "POSITION_NOT_FOUND": "No open position has this id.",
+    "METHOD_NOT_ALLOWED": "The path is there, the method is not; Allow lists those that are.",
+    "BODY_TOO_LARGE": "The body is over 64 KiB.",
+    "NOT_JSON_CONTENT": "A body needs Content-Type: application/json.",
+    "VALIDATION_FAILED": "Several fields are wrong; `errors` holds each with its own code.",
+    "UNKNOWN_FIELD": "A field or a query parameter that does not exist.",
+    "DUPLICATE_FIELD": "A field stands twice, so that it is not clear which is meant.",
+    "REQUIRED": "A field is missing.",
+    "WRONG_TYPE": "A field holds another type than it should.",
+    "INVALID_VALUE": "A field holds none of the values that it may hold.",
+    "INVALID_NUMBER": "Not a finite decimal number.",
+    "OUT_OF_RANGE": "A number beyond what is allowed; nothing is clamped.",
+    "TOO_PRECISE": "A number with more decimals than any instrument has.",
+    "INVALID_PAIR": "Not a trading pair, or none that is traded here.",
+    "UNKNOWN_EXCHANGE": "None of the exchanges that are connected.",
+    "IDEMPOTENCY_MISMATCH": "Idempotency-Key and clientOrderId differ.",
+    "RATE_LIMITED": "Too many requests; Retry-After says when to go on.",
+    "STORE_UNAVAILABLE": "Redis cannot be reached, so nothing can be promised; try again.",
+    "OUTCOME_UNKNOWN": "The request was taken and is not confirmed; ask by clientOrderId before sending it again.",
+    "NOT_READY": "The service is starting, or has stopped taking orders.",
+    "INTERNAL": "A fault of the service; it is in execution-error.log.",
+}

@@ -1,0 +1,327 @@
+"""The composition root: settings -> Redis -> kernel -> actors -> venues -> server; and the way down again.
+
+    up     port, kernels, Redis, state, actors, market, recovery, HTTP
+    down   no new requests, feed says so, market stops, last commit, Redis, logs
+
+What can go wrong on the way up ends in one line and exit code 2, with nothing left running.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import uvicorn
+import uvloop
+
+from ..core.kernel.clock import MS_NS, SystemClock
+from ..core.kernel_cache import warm_up
+from ..core.model.errors import SettingsError, StoreError
+from ..core.model.messages import Faulted
+from ..core.orders.queries import OrderQueries
+from ..core.risk.guard import TradingState
+from ..core.settings import Settings
+from ..core.state.archive import Archive, ArchivedOrder, ArchivedTrade
+from ..core.state.server import EmbeddedRedis
+from ..core.state.store import Store
+from .app import App
+from .archive import ArchivedHistory
+from .composition import Node
+from .context import Api, Readiness
+from .eventlog import EventLog
+from .logfiles import LogFiles
+from .neighbours import Neighbours
+from .preview import Previewer
+
+LOG_FLUSH_S = 0.1
+WATCH_REDIS_S = 0.5
+READY_TIMEOUT_S = 30.0
+SHUTDOWN_TIMEOUT_S = 10.0
+CONNECTIONS_MAX = 10_000
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Service(settings).run())
+
+
+class Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the service decides when and in which order things end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Service:
+    """One process. Attributes are for its life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stopping = asyncio.Event()
+        self.exit_code = 0
+        self.archive_thread = ThreadPoolExecutor(1, "archive")
+
+    # --- the whole
+
+    async def run(self) -> int:
+        self.loop = asyncio.get_running_loop()
+        self.clock = SystemClock(self.loop, time.time_ns)
+        listener = bind(self.settings)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(listener.close)
+            stack.callback(self.archive_thread.shutdown)
+            await self._start_state(stack)
+            await self._start_node(stack)
+            await self._serve(listener, stack)
+        return self.exit_code
+
+    def say(self, text: str) -> None:
+        """A line for the person who started the service."""
+        print(f"tbx: {text}", file=sys.stderr, flush=True)
+
+    # --- up
+
+    async def _start_state(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
+        make_folder("DATA_DIR", settings.data_dir)
+        make_folder("LOG_DIR", settings.log_dir)
+        self.logs = LogFiles.open(settings, self.clock)
+        stack.callback(self.logs.close)
+        self.redis = EmbeddedRedis(self.loop, settings.data_dir, appendfsync=settings.appendfsync)
+        if settings.redis_url is None:
+            await self.redis.start()
+            stack.push_async_callback(self.redis.stop)
+            for warning in self.redis.warnings:
+                self.say(f"redis: {warning}")
+                self.logs.execution("warn", "REDIS_REPAIRED", detail=warning)
+        self.store = Store(
+            self.loop,
+            settings.redis_url.reveal() if settings.redis_url is not None else self.redis.address,
+            settings.node_id,
+            journal_id=os.urandom(8).hex(),
+            on_state=self._store_state,
+        )
+        await self.store.open()
+        stack.push_async_callback(self.store.close)
+        self.epoch = await self.store.acquire(time.time_ns() // MS_NS)
+        self.archive = await self.loop.run_in_executor(
+            self.archive_thread, Archive, settings.data_dir / "archive.sqlite3"
+        )
+        stack.callback(self.archive_thread.submit, self.archive.close)
+        in_thread = functools.partial(self.loop.run_in_executor, self.archive_thread)
+        self.archived = ArchivedHistory(self.archive, in_thread)
+
+    async def _start_node(self, stack: contextlib.AsyncExitStack) -> None:
+        compiled = warm_up(lambda line: self.say(f"first start: {line}"))
+        if compiled:
+            self.say(f"first start: {compiled} kernels are compiled and kept for the next one")
+        self.node = Node(
+            self.settings,
+            self.clock,
+            self.store,
+            await self.store.load(),
+            self._archive_write,
+            epoch=self.epoch,
+            on_fatal=self._fatal,
+            on_fault=self._fault,
+            on_trouble=lambda text: self.logs.exchange("TROUBLE", {"detail": text}, "warn"),
+        )
+        self.node.kernel.feed.append(EventLog(self.logs).committed)
+        self.node.start()
+        stack.push_async_callback(self._settle)
+
+    async def _serve(self, listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
+        neighbours = Neighbours(
+            {
+                "core": self.settings.core_service_url,
+                "risk": self.settings.risk_service_url,
+                "ml": self.settings.ml_service_url,
+            },
+            lambda: time.time_ns() // MS_NS,
+        )
+        app = App(self._api(neighbours))
+        server = Server(server_config(app.asgi))
+        tasks = [self.loop.create_task(coroutine) for coroutine in (neighbours.run(), self._flush_logs(), self._watch())]
+        for task in tasks:
+            stack.callback(task.cancel)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.loop.add_signal_handler(number, self.stopping.set)
+        serving = self.loop.create_task(server.serve(sockets=[listener]))
+        await self._until_ready()
+        self._announce(listener)
+        stopping = self.loop.create_task(self.stopping.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        self.say("stopping")
+        self.logs.execution("info", "STOPPING")
+        await app.close()
+        server.should_exit = True
+        await serving
+
+    def _api(self, neighbours: Neighbours) -> Api:
+        node = self.node
+        return Api(
+            kernel=node.kernel,
+            settings=self.settings,
+            loop=self.loop,
+            queries=OrderQueries(node.orders, self.archived),
+            portfolio=node.portfolio,
+            market=node.market,
+            journal=self.store,
+            epoch=self.store.journal_id,
+            instruments=node.instruments,
+            venues=list(node.paper_venues.values()),
+            readiness=self.readiness,
+            trading_state=lambda: node.guard.state.value,
+            preview=Previewer(node.engine, node.checks, self.clock),
+            refresh=self._refresh,
+            log=self.logs,
+            started_ns=time.time_ns(),
+            services=neighbours.read,
+        )
+
+    async def _until_ready(self) -> None:
+        """Recovered, and every venue has a book; gives up after a bound, and then says what is missing."""
+        deadline = self.loop.time() + READY_TIMEOUT_S
+        while not self.readiness().ready and not self.stopping.is_set() and self.loop.time() < deadline:
+            await asyncio.sleep(0.01)
+
+    def _announce(self, listener: socket.socket) -> None:
+        settings = self.settings
+        host, port = listener.getsockname()[:2]
+        mode = "live" if settings.live else "paper"
+        market = settings.market.file.name if settings.market.file is not None else "simulated market"
+        ready = self.readiness()
+        state = "ready" if ready.ready else f"not ready ({ready.reason})"
+        self.say(f"{state} on http://{host if ':' not in host else f'[{host}]'}:{port} ({mode}, {market})")
+        self.logs.execution("info", "STARTED", host=host, port=port, mode=mode, market=market, epoch=self.epoch)
+
+    # --- down
+
+    async def _settle(self) -> None:
+        """Stop what makes inputs and wait until the last of them is committed."""
+        self.node.stop()
+        idle = asyncio.Event()
+        self.node.kernel.when_idle(idle.set)
+        try:
+            await asyncio.wait_for(idle.wait(), SHUTDOWN_TIMEOUT_S)
+        except TimeoutError:
+            self.say("the last changes could not be committed: Redis is away")
+            self.exit_code = 1
+
+    def _fatal(self, error: StoreError) -> None:
+        self.say(f"stopping: {error}")
+        self.logs.execution("error", "FENCED", detail=str(error))
+        self.exit_code = 3
+        self.stopping.set()
+
+    # --- while it runs
+
+    def readiness(self) -> Readiness:
+        node = self.node
+        checks = {
+            "store": node.kernel.store_up,
+            "recovered": True,
+            "reconciled": node.recovery.settled,
+            "venue": any(venue.status().status == "connected" for venue in node.paper_venues.values()),
+        }
+        missing = [name for name, passed in checks.items() if not passed]
+        return Readiness(not missing, checks, ", ".join(missing))
+
+    async def _refresh(self) -> None:
+        """Paper venues have no account of their own to differ from: recompute everything and wait for the commit."""
+        self.node.portfolio.revalue()
+        committed = asyncio.Event()
+        self.node.kernel.outbox.effect(committed.set)
+        self.node.kernel.flush_soon()
+        await committed.wait()
+
+    def _fault(self, fault: Faulted, error: Exception) -> None:
+        self.logs.execution("error", "FAULT", where=fault.where, error=fault.error)
+        self.say(f"a fault in {fault.where}: {fault.error}; trading is {TradingState.HALTED.value}")
+
+    def _store_state(self, up: bool, why: str) -> None:
+        self.logs.execution("info" if up else "error", "STORE_UP" if up else "STORE_DOWN", detail=why)
+
+    def _archive_write(
+        self,
+        orders: Sequence[ArchivedOrder],
+        trades: Sequence[ArchivedTrade],
+        done: Callable[[StoreError | None], None],
+    ) -> None:
+        """Write in the archive's thread; call back on the loop."""
+
+        def write() -> None:
+            error: StoreError | None = None
+            try:
+                self.archive.add(orders, trades)
+            except StoreError as failed:
+                error = failed
+            self.loop.call_soon_threadsafe(done, error)
+
+        self.archive_thread.submit(write)
+
+    async def _flush_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_FLUSH_S)
+            self.logs.flush()
+
+    async def _watch(self) -> None:
+        """Start the embedded Redis again when it dies; the store connects again by itself."""
+        while self.settings.redis_url is None:
+            await asyncio.sleep(WATCH_REDIS_S)
+            if not self.redis.alive() and not self.stopping.is_set():
+                self.logs.execution("error", "REDIS_DIED")
+                try:
+                    await self.redis.start()
+                except (StoreError, SettingsError) as error:
+                    self.logs.execution("error", "REDIS_NOT_STARTED", detail=str(error))
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket; raises SettingsError where it cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        mend = "stop what uses it, or set PORT to another" if error.errno in (48, 98) else "set HOST and PORT"
+        raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; {mend}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def make_folder(name: str, folder: os.PathLike[str]) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise SettingsError(f"{name}={folder}: {error.strerror}; set it to a folder that can be written") from error
+    if not writable:
+        raise SettingsError(f"{name}={folder}: not writable; set it to a folder that can be written")
+
+
+def server_config(app: object) -> uvicorn.Config:
+    """Uvicorn as the service and the benchmark's floor use it."""
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        loop="none",
+        http="httptools",
+        ws="websockets-sansio",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        limit_concurrency=CONNECTIONS_MAX,
+    )

@@ -1,0 +1,310 @@
+"""Orders from the command to the end, on the paper venue, in virtual time."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from .desk import Desk, refused
+
+from tbx.core.model.messages import Refusal, Submitted
+from tbx.core.model.records import State
+
+pytestmark = pytest.mark.orders
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+# --- market orders
+
+
+def test_a_market_buy_is_submitted_then_filled_and_paid(desk: Desk) -> None:
+    answer = desk.submit("buy", "5000")
+    assert isinstance(answer, Submitted) and answer.order.state is State.SENT
+    assert answer.estimated_cost == Decimal("122.55") and answer.estimated_fees == Decimal("0.12255")
+    assert desk.locked("USDT") > 122
+    desk.wait()
+    order = answer.order
+    assert order.state is State.FILLED and order.average_price == Decimal("0.02451")
+    assert desk.total("RVN") == 5000
+    assert desk.total("USDT") == 25_000 - Decimal("122.55") - Decimal("0.12255")
+    assert desk.locked("USDT") == 0
+    assert [kind for kind, _ in desk.events()] == ["OrderSubmitted", "OrderFilled"]
+    desk.check()
+
+
+def test_a_sell_beyond_what_is_held_is_refused_and_on_record_as_rejected(desk: Desk) -> None:
+    answer = desk.submit("sell", "1000")
+    assert refused(answer) == "INSUFFICIENT_BALANCE"
+    assert answer.order.state is State.REJECTED and not answer.order.risk.passed
+    assert "needs 1000 RVN, available are 0 RVN" in answer.detail
+    desk.check()
+
+
+def test_a_market_order_that_would_slip_too_far_is_refused_and_changes_nothing(desk: Desk) -> None:
+    answer = desk.submit("buy", "90000")
+    assert refused(answer) == "SLIPPAGE_TOO_HIGH" and "80000 fits now" in answer.detail
+    assert not desk.node.orders.orders and desk.total("USDT") == 25_000
+
+
+def test_on_slippage_reduce_takes_what_fits_and_says_so(desk: Desk) -> None:
+    order = desk.order("buy", "90000", on_slippage="reduce")
+    assert order.state is State.FILLED and order.filled_lots * order.lot == 80_000
+    assert "reduced from 90000 to 80000" in order.warnings[0]
+    desk.check()
+
+
+def test_the_guard_price_bounds_a_fill_when_the_market_runs_away_on_the_wire(desk: Desk) -> None:
+    answer = desk.submit("buy", "5000")
+    desk.book([("0.03", "100")], [("0.0301", "40000")])
+    desk.wait()
+    assert answer.order.state is State.EXPIRED and answer.order.filled_lots == 0
+    assert desk.locked("USDT") == 0 and desk.total("USDT") == 25_000
+    desk.check()
+
+
+def test_without_a_fresh_book_no_order_is_taken(desk: Desk) -> None:
+    desk.clock.advance(3_000_000_000)
+    answer = desk.submit("buy", "1000")
+    assert refused(answer) == "NO_MARKET_DATA" and answer.status == 503
+
+
+# --- limit orders
+
+
+def test_a_limit_order_rests_reserves_and_is_cancelled(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.02400")
+    assert order.state is State.LIVE and desk.locked("USDT") == 24 + Decimal("0.024")
+    answer = desk.cancel(order)
+    assert answer is order and order.state is State.CANCELLED
+    assert desk.locked("USDT") == 0
+    assert refused(desk.cancel(order)) == "ORDER_ENDED"
+    desk.check()
+
+
+def test_a_marketable_limit_order_takes_and_rests_with_what_is_left(desk: Desk) -> None:
+    order = desk.order("buy", "50000", type="limit", price="0.02451")
+    assert order.state is State.PART and order.filled_lots * order.lot == 40_000
+    rest = Decimal("10000") * Decimal("0.02451")
+    assert desk.locked("USDT") == rest + rest * Decimal("0.001")
+    desk.check()
+
+
+def test_an_ioc_order_takes_what_is_there_and_the_rest_expires(desk: Desk) -> None:
+    order = desk.order("buy", "50000", type="limit", price="0.02451", tif="IOC")
+    assert order.state is State.EXPIRED and order.filled_lots * order.lot == 40_000
+    assert desk.locked("USDT") == 0
+    desk.check()
+
+
+def test_a_fok_order_that_cannot_be_filled_whole_is_not_sent(desk: Desk) -> None:
+    order = desk.order("buy", "50000", type="limit", price="0.02451", tif="FOK")
+    assert order.state is State.EXPIRED and order.filled_lots == 0 and order.attempt == 0
+    assert "the book holds 40000" in (order.reason or "")
+    desk.check()
+
+
+def test_a_fok_order_that_fits_is_filled_whole(desk: Desk) -> None:
+    assert desk.order("buy", "40000", type="limit", price="0.02451", tif="FOK").state is State.FILLED
+
+
+def test_a_post_only_order_that_would_take_is_rejected_by_the_venue(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.02451", post_only=True)
+    assert order.state is State.REJECTED and order.code == "POST_ONLY_WOULD_TAKE"
+    assert desk.locked("USDT") == 0
+    desk.check()
+
+
+def test_an_order_open_longer_than_its_timeout_is_cancelled(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024", timeout_ns=2_000_000_000)
+    desk.wait(1_000)
+    assert order.state is State.LIVE
+    desk.wait(3_000)
+    assert order.state is State.CANCELLED and "timeout" in (order.reason or "")
+    desk.check()
+
+
+def test_an_order_with_timeout_zero_stays_open(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024", timeout_ns=0)
+    desk.wait(400_000)
+    assert order.state is State.LIVE
+
+
+def test_a_gtd_order_expires_at_its_time(desk: Desk) -> None:
+    at = desk.clock.now_ns() + 3_000_000_000
+    order = desk.order("buy", "1000", type="limit", price="0.024", tif="GTD", expires_ns=at)
+    desk.wait(5_000)
+    assert order.state is State.EXPIRED and order.end_ns is not None and order.end_ns >= at
+    desk.check()
+
+
+# --- amend
+
+
+def test_amending_down_frees_funds_and_amending_up_reserves_more(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    assert desk.amend(order, quantity="400") is order
+    assert desk.locked("USDT") == Decimal("9.6") * Decimal("1.001")
+    assert desk.amend(order, quantity="2000", price="0.0242") is order
+    assert order.qty_lots * order.lot == 2000 and order.price_ticks is not None
+    assert desk.locked("USDT") == Decimal("48.4") * Decimal("1.001")
+    desk.check()
+
+
+def test_amending_beyond_the_balance_is_refused_and_changes_nothing(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    before = desk.locked("USDT")
+    assert refused(desk.amend(order, quantity="90000000")) == "INSUFFICIENT_BALANCE"
+    assert desk.locked("USDT") == before and order.amend_requested is None
+    desk.check()
+
+
+def test_every_wrong_field_of_an_amend_is_named(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    answer = desk.amend(order, quantity="10.0001", price="0.0240000001", stop_price="0.02")
+    assert [e["field"] for e in answer.errors] == ["quantity", "price", "stopPrice"]
+    assert "nearest valid" in answer.detail
+
+
+def test_an_ended_order_cannot_be_amended(desk: Desk) -> None:
+    assert refused(desk.amend(desk.order("buy", "1000"), quantity="500")) == "ORDER_ENDED"
+
+
+def test_an_amend_that_loses_the_race_against_a_fill_is_answered_and_nothing_stays_reserved(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    answers: list[object] = []
+    from tbx.core.model.messages import AmendOrder
+
+    desk.node.kernel.input(AmendOrder(order_id=order.order_id, quantity=Decimal(3000), reply=answers.append))
+    desk.price("0.0239", "0.024")
+    desk.wait()
+    assert len(answers) == 1
+    assert order.state in (State.FILLED, State.PART)
+    desk.check()
+
+
+# --- rules and refusals
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"pair": "NOPE_USDT"}, "INVALID_PAIR"),
+        ({"exchange": "kraken"}, "INVALID_EXCHANGE"),
+        ({"quantity": "0.001"}, "QUANTITY_STEP"),
+        ({"quantity": "10"}, "BELOW_MIN_NOTIONAL"),
+        ({"type": "limit", "price": "0.02450000001"}, "PRICE_STEP"),
+        ({"stop_loss": "0.03"}, "INVALID_STOP"),
+        ({"take_profit": "0.02"}, "INVALID_TAKE_PROFIT"),
+        ({"type": "stop_loss", "side": "sell", "stop_price": "0.03"}, "STOP_WOULD_TRIGGER"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_the_instrument_does_not_allow_is_refused_and_not_on_record(
+    desk: Desk, more: dict[str, str], code: str
+) -> None:
+    fields: dict[str, str] = {"side": "buy", "quantity": "1000", **more}
+    answer = desk.submit(**fields)
+    assert refused(answer) == code
+    assert not desk.node.orders.orders
+    desk.check()
+
+
+def test_a_position_over_its_limit_is_refused_with_the_size_that_would_pass(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_POSITION_SIZE="0.01")
+    answer = desk.submit("buy", "30000")
+    assert refused(answer) == "RISK_POSITION_SIZE"
+    recommended = answer.order.risk.recommended_size
+    assert 0 < recommended < 30_000
+    assert isinstance(desk.submit("buy", str(recommended)), Submitted)
+    desk.check()
+
+
+def test_an_order_without_an_exchange_goes_to_the_venue_with_the_best_score(desk: Desk) -> None:
+    desk.book([("0.02449", "10")], [("0.02451", "10")], exchange="xeggex")
+    order = desk.order("buy", "20000", exchange=None)
+    assert order.exchange == "binance" and order.state is State.FILLED
+    desk.check()
+
+
+def test_fees_in_the_received_asset_are_taken_from_it(desk: Desk) -> None:
+    order = desk.order("buy", "10000", exchange="binance")
+    assert order.fees == {"RVN": Decimal(10)}
+    assert desk.total("RVN", "binance") == 9990
+    desk.check()
+
+
+# --- the same request twice
+
+
+def test_the_same_request_twice_is_one_order(desk: Desk) -> None:
+    first = desk.submit("buy", "1000", client_order_id="a1", fingerprint="f")
+    again = desk.submit("buy", "1000", client_order_id="a1", fingerprint="f")
+    assert again.repeated and again.order is first.order and len(desk.node.orders.orders) == 1
+
+
+def test_the_same_id_with_another_body_is_refused(desk: Desk) -> None:
+    desk.submit("buy", "1000", client_order_id="a1", fingerprint="f")
+    assert refused(desk.submit("buy", "2000", client_order_id="a1", fingerprint="g")) == "IDEMPOTENCY_MISMATCH"
+
+
+def test_a_repeat_before_the_first_is_committed_is_told_to_wait(desk: Desk) -> None:
+    from tbx.core.model.messages import SubmitOrder
+
+    answers: list[object] = []
+    for _ in range(2):
+        desk.node.kernel.input(
+            SubmitOrder(
+                pair="RVN_USDT",
+                side="buy",
+                type="market",
+                quantity=Decimal(1000),
+                client_order_id="a1",
+                fingerprint="f",
+                reply=answers.append,
+            )
+        )
+    assert len(answers) == 1 and isinstance(answers[0], Refusal) and answers[0].code == "IDEMPOTENCY_IN_PROGRESS"
+    desk.clock.settle()
+    assert isinstance(answers[1], Submitted)
+
+
+def test_a_risk_refusal_that_is_repeated_is_the_same_refusal(desk: Desk) -> None:
+    first = desk.submit("sell", "1000", client_order_id="a1", fingerprint="f")
+    again = desk.submit("sell", "1000", client_order_id="a1", fingerprint="f")
+    assert again.code == first.code and again.order is first.order
+
+
+# --- many
+
+
+def test_cancel_many_answers_once_with_every_order(desk: Desk) -> None:
+    orders = [desk.order("buy", "1000", type="limit", price=f"0.0{240 + i}") for i in range(3)]
+    bracket = desk.order("buy", "1000", type="limit", price="0.024", stop_loss="0.023", take_profit="0.03")
+    answer = desk.cancel_many(pair="RVN_USDT")
+    assert {o.order_id for o in answer} >= {o.order_id for o in (*orders, bracket)}
+    assert all(o.state is State.CANCELLED for o in answer)
+    assert not desk.node.orders.open
+    assert desk.cancel_many() == []
+    desk.check()
+
+
+def test_while_the_store_is_away_orders_are_refused_and_fills_wait(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    desk.store.down = True
+    desk.node.kernel.outbox.put("meta", "x", {"a": 1})
+    desk.node.kernel.flush_soon()
+    desk.wait()
+    answer = desk.submit("buy", "1000")
+    assert refused(answer) == "STORE_UNAVAILABLE" and answer.status == 503
+    desk.price("0.0238", "0.0239")
+    desk.wait()
+    assert order.state is State.FILLED and "OrderFilled" not in dict(desk.events()), "known here, not yet told"
+    desk.store.down = False
+    desk.wait(1_000)
+    assert ("OrderFilled", order.order_id) in desk.events()
+    desk.check()

@@ -1,0 +1,175 @@
+"""kill -9 and start: the same orders, positions, balances, linked orders and triggers; in virtual time."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tbx.core.kernel.outbox import encode_record
+from tbx.core.model.errors import StoreCorrupt
+from tbx.core.model.records import State
+
+from .desk import Desk
+
+pytestmark = pytest.mark.orders
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def image(desk: Desk) -> dict[str, object]:
+    """Everything that a restart must bring back, as bytes."""
+    node = desk.node
+    return {
+        "orders": {o.order_id: encode_record(o) for o in node.orders.orders.values()},
+        "fills": {f.fill_id: encode_record(f) for f in node.orders.fills.values()},
+        "balances": {(b.wallet, b.currency): (b.total, b.locked) for b in node.ledger},
+        "positions": [encode_record(p) for p in node.portfolio.open_positions(paper=True)],
+        "armed": sorted(o.order_id for o in node.orders.open.values() if node.triggers.armed(o.order_id)),
+    }
+
+
+def test_a_restart_brings_back_everything_as_it_was(desk: Desk) -> None:
+    desk.order("buy", "5000", stop_loss="0.0233", take_profit="0.0270")
+    desk.order("buy", "2000", exchange="binance")
+    desk.order("sell", "1000", exchange="binance")
+    desk.order("buy", "1000", type="limit", price="0.024")
+    desk.order("sell", "500", exchange="binance", type="stop_loss", stop_price="0.0240")
+    desk.submit("sell", "999999")
+    before = image(desk)
+    desk.restart()
+    assert image(desk) == before
+    desk.check()
+
+
+def test_a_resting_order_is_at_the_venue_again_and_fills_once(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    desk.restart()
+    desk.price("0.0238", "0.0239")
+    desk.wait()
+    order = desk.get(order.order_id)
+    assert order.state is State.FILLED and desk.total("RVN") == 1000
+    assert len(desk.node.orders.fills_of(order.order_id)) == 1
+    desk.check()
+
+
+def test_a_stop_guards_after_a_restart(desk: Desk) -> None:
+    entry = desk.order("buy", "5000", stop_loss="0.0233")
+    desk.restart()
+    desk.price("0.0232", "0.0233")
+    desk.wait()
+    assert desk.get(entry.stop_loss_id).state is State.FILLED and desk.total("RVN") == 0
+    desk.check()
+
+
+def test_a_market_order_that_had_not_reached_its_venue_expires_and_frees_its_funds(desk: Desk) -> None:
+    order = desk.submit("buy", "1000").order
+    desk.restart()
+    desk.wait()
+    order = desk.get(order.order_id)
+    assert order.state is State.EXPIRED and order.code == "NOT_TAKEN"
+    assert desk.locked("USDT") == 0
+    desk.check()
+
+
+def test_a_limit_order_that_had_not_reached_its_venue_is_sent_again_as_a_new_attempt(desk: Desk) -> None:
+    order = desk.submit("buy", "1000", type="limit", price="0.024").order
+    desk.restart()
+    desk.wait()
+    order = desk.get(order.order_id)
+    assert order.state is State.LIVE and order.attempt == 2
+    assert desk.locked("USDT") == 24 * Decimal("1.001")
+    desk.check()
+
+
+def test_a_stop_that_was_selling_when_the_process_died_goes_on(desk: Desk) -> None:
+    entry = desk.order("buy", "5000", stop_loss="0.0233", take_profit="0.027")
+    desk.price("0.0232", "0.0233")
+    stop = desk.get(entry.stop_loss_id)
+    assert stop.state is State.SENT
+    desk.restart()
+    desk.price("0.0230", "0.0231")
+    desk.wait(2_000)
+    stop = desk.get(entry.stop_loss_id)
+    assert stop.state is State.FILLED and desk.get(entry.take_profit_id).state is State.CANCELLED
+    assert desk.total("RVN") == 0
+    desk.check()
+
+
+def test_a_partly_sold_stop_goes_on_after_a_restart(desk: Desk) -> None:
+    entry = desk.order("buy", "5000", stop_loss="0.0233", take_profit="0.027")
+    desk.book([("0.0232", "1500")], [("0.0240", "1")])
+    desk.wait()
+    desk.restart()
+    desk.price("0.0230", "0.0231")
+    desk.wait(3_000)
+    assert desk.get(entry.stop_loss_id).state is State.FILLED
+    assert desk.total("RVN") == 0
+    desk.check()
+
+
+def test_what_was_not_committed_was_never_seen(desk: Desk) -> None:
+    desk.order("buy", "1000")
+    before = image(desk)
+    desk.store.down = True
+    desk.node.kernel.outbox.put("meta", "x", {"a": 1})
+    answers: list[object] = []
+    from tbx.core.model.messages import SubmitOrder
+
+    desk.node.kernel.input(
+        SubmitOrder(pair="RVN_USDT", side="buy", type="market", quantity=Decimal(1000), reply=answers.append)
+    )
+    desk.wait()
+    assert answers == []
+    desk.store.down = False
+    desk.restart()
+    after = image(desk)
+    assert after["orders"] == before["orders"] and after["balances"] == before["balances"]
+
+
+def test_ids_go_on_after_a_restart(desk: Desk) -> None:
+    first = desk.order("buy", "1000")
+    desk.restart()
+    second = desk.order("buy", "1000")
+    assert second.order_id > first.order_id
+    assert len({f.fill_id for f in desk.node.orders.fills.values()}) == 2
+
+
+def test_a_cancel_that_was_on_its_way_is_carried_out_after_the_restart(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    from tbx.core.model.messages import CancelOrder
+
+    desk.node.kernel.input(CancelOrder(order_id=order.order_id, reply=lambda _: None))
+    desk.clock.settle()
+    assert order.state is State.LIVE and order.cancel_requested
+    desk.restart()
+    desk.wait()
+    assert desk.get(order.order_id).state is State.CANCELLED and desk.locked("USDT") == 0
+    desk.check()
+
+
+def test_a_record_that_cannot_be_read_stops_the_start_and_names_the_key(desk: Desk) -> None:
+    order = desk.order("buy", "1000")
+    desk.store.tables["orders"][order.order_id] = b'{"order_id": 7}'
+    with pytest.raises(StoreCorrupt, match=f"tbx:main:orders {order.order_id}"):
+        desk.restart()
+
+
+def test_old_ended_orders_leave_with_their_fills_and_open_ones_stay(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_ORDERS_KEPT="10")
+    resting = desk.order("buy", "1000", type="limit", price="0.024")
+    ended = [desk.order("buy", "100") for _ in range(11)]
+    desk.wait(3_000)
+    orders, trades = desk.archived[0]
+    assert [o.order_id for o in orders] == [o.order_id for o in ended[:4]]
+    assert {t.order_id for t in trades} == {o.order_id for o in orders}
+    assert resting.order_id in desk.node.orders.orders and len(desk.node.orders.orders) == 8
+    assert set(desk.store.tables["orders"]) == set(desk.node.orders.orders)
+    assert set(desk.store.tables["trades"]) == set(desk.node.orders.fills)
+    desk.restart()
+    assert len(desk.node.orders.orders) == 8
+    desk.check()

@@ -1,0 +1,75 @@
+"""What every venue offers to the service, whether it is paper, a local exchange or a real one.
+
+Always true here: requests return nothing and answer later, with Venue* messages through `Kernel.input`. A venue never
+says that an order was not taken unless that is proven.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from ..core.model.instruments import Instrument
+from ..core.model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue
+from ..core.model.records import TimeInForce
+
+ConnectionStatus = Literal["connected", "stale", "disconnected"]
+
+# Told whether the venue ever took the order: True after it repeated all that it knows about it, False when it is proven
+# that it did not take it, None when it could not be asked.
+QueryAnswer = Callable[[bool | None], None]
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a venue can do by itself; the service does the rest."""
+
+    tifs: frozenset[TimeInForce]
+    post_only: bool
+    amend: bool  # in place; else cancel and new
+    amend_keeps_queue: bool  # when the quantity goes down
+    linked_orders: bool  # one-cancels-other at the venue
+    market_guard: bool  # takes a worst price for a market order
+
+
+class VenueStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """For GET /api/health."""
+
+    status: ConnectionStatus
+    last_ping_ms: int | None  # UTC milliseconds of the last sign of life
+    rate_limit_remaining: int
+    rate_limit_reset_ms: int  # UTC milliseconds
+    reason: str = ""  # why it is not connected
+
+
+class VenueClient(Protocol):
+    """One venue. `name` is the exchange whose instruments it trades."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def instruments(self) -> Sequence[Instrument]: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def place(self, request: PlaceAtVenue) -> None:
+        """Answers VenueAccepted, VenueFilled, VenueEnded or VenueRejected."""
+        ...
+
+    def cancel(self, request: CancelAtVenue) -> None:
+        """Answers VenueEnded, or VenueRequestFailed when the order is not there."""
+        ...
+
+    def amend(self, request: AmendAtVenue) -> None:
+        """Answers VenueAmended or VenueRequestFailed; quantities are of the whole order, filled part included."""
+        ...
+
+    def query(self, client_id: str, answer: QueryAnswer) -> None:
+        """Asks what became of an order: its messages come once more, in order, and then `answer` is called."""
+        ...
+
+    def status(self) -> VenueStatus: ...

@@ -1,0 +1,1 @@
+"""Markets without an exchange: recorded ones and made-up ones."""
