@@ -1,7 +1,7 @@
 """The servers that are measured: real processes, each in a temporary folder of its own, and what they cost.
 
-Always true here: a child that was started is stopped when its `with` ends, whatever ends it, and its folder goes with it.
-Ctrl-C reaches only this process (children have a session of their own), which then ends them in order.
+Always true here: a child that was started is stopped when its `with` ends, whatever ends it, and its folder goes with
+it. Ctrl-C reaches only this process (children have a session of their own), which then ends them in order.
 """
 
 from __future__ import annotations
@@ -97,6 +97,11 @@ class Server:
             if now > end:
                 raise NotReady(f"the server was not ready within {READY_TIMEOUT_S:.0f} s: {self._said()}")
             time.sleep(POLL_S)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether this start had kernels to compile: then it was no warm start, and its memory holds the compiler's."""
+        return "compiling" in (self.folder / "output").read_text(errors="replace")
 
     def _said(self) -> str:
         lines = (self.folder / "output").read_text(errors="replace").strip().splitlines()

@@ -15,6 +15,7 @@ import sys
 import time
 from array import array
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import uvloop
@@ -44,6 +45,7 @@ class Result(msgspec.Struct, kw_only=True):
     p99_us: float
     max_us: float
     cpu_s: float  # of this process, inside the window
+    asked_s: float  # from the first request to the last answer, warm-up included
 
     @property
     def requests(self) -> int:
@@ -98,8 +100,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.transport = transport
+        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by inheritance
 
     def send(self) -> None:
         assert self.transport is not None
@@ -157,6 +158,7 @@ async def carry_out(plan: Plan) -> Result:
         connecting = loop.create_connection(lambda client=client: client, plan.host, plan.port)  # type: ignore[misc]
         await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
         clients.append(client)
+    first = loop.time()
     for client in clients:
         client.send()
     await asyncio.sleep(plan.warm_up_s)
@@ -174,10 +176,10 @@ async def carry_out(plan: Plan) -> Result:
             client.transport.close()
     if window.error is not None:
         raise RuntimeError(window.error)
-    return _result(window, seconds, cpu_s)
+    return _result(window, seconds, cpu_s, loop.time() - first)
 
 
-def _result(window: Window, seconds: float, cpu_s: float) -> Result:
+def _result(window: Window, seconds: float, cpu_s: float, asked_s: float) -> Result:
     ordered = sorted(window.latencies_ns)
     if not ordered:
         raise RuntimeError("no answer came inside the measured window")
@@ -188,6 +190,7 @@ def _result(window: Window, seconds: float, cpu_s: float) -> Result:
         p99_us=ordered[int(len(ordered) * 0.99)] / 1e3,
         max_us=ordered[-1] / 1e3,
         cpu_s=cpu_s,
+        asked_s=asked_s,
     )
 
 

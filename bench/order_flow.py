@@ -10,8 +10,8 @@ import math
 from decimal import Decimal
 
 import msgspec
-
 from children import HOST, Server
+
 from tbx.core.model.exact import plain
 from tbx.core.model.instruments import Instrument
 from tbx.venues.simulator.instruments import LISTINGS, simulated_instruments

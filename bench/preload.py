@@ -1,7 +1,7 @@
 """A state of the size that the service keeps: orders with their fills, balances, positions, written into its Redis.
 
-Always true here: the records are those that the service writes itself (`core/model/records.py`), and they agree: the fills
-of an order are its filled quantity, cost and fees, the positions and balances are what the fills make of the deposits.
+Always true here: the records are those that the service writes itself (`core/model/records.py`), and they agree: the
+fills of an order are its filled quantity, cost and fees, positions and balances are what fills make of the deposits.
 Beyond those of the simulated books, positions stand in paper wallets of their own, at the prices of the same books.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 import uvloop
-
 from order_flow import PRICES, order_lots
+
 from tbx.core.kernel.outbox import encode_record
 from tbx.core.model.errors import StoreError
 from tbx.core.model.ids import Ids
@@ -209,7 +209,7 @@ def _report(quantity: Decimal, cost: Decimal) -> RiskValidation:
     """As long as the service's own."""
     limit = DEPOSIT.quantize(Decimal("0.00000001"))
     checks = (
-        Check("tradingState", True, "ACTIVE", "ACTIVE"),
+        Check("tradingState", True, detail="ACTIVE"),
         Check("balance", True, limit, cost),
         Check("positionSize", True, limit, cost),
         Check("dailyLoss", True, -limit, Decimal("-12.34567891")),

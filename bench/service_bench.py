@@ -1,7 +1,7 @@
 """Figures of the whole service: real processes, real sockets, real Redis.
 
-Always true here: the service and its floor run in the same minutes and are measured in turn (A B A B), and a ratio is the
-median of the ratios of neighbouring rounds, so that what else the machine does falls on both.
+Always true here: the service and its floor run in the same minutes and are measured in turn (A B A B), and a ratio is
+the median of the ratios of neighbouring rounds, so that what else the machine does falls on both.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import load
+import msgspec
 import preload
 from children import Server, cpu_seconds, floor, resident_mb, scratch, service
 from order_flow import buy_stock, ended_as, request, rounds_of
@@ -34,7 +34,9 @@ def say(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-def loaded(server: Server, connections: list[list[str]], seconds: float, expected: int, warm_up_s: float) -> load.Result:
+def loaded(
+    server: Server, connections: list[list[str]], seconds: float, expected: int, warm_up_s: float
+) -> load.Result:
     """One round; raises Spoilt where more than REFUSED_SHARE_MAX of the answers have another status."""
     plan = load.Plan(port=server.port, connections=connections, seconds=seconds, warm_up_s=warm_up_s)
     result = load.run(plan)
@@ -50,6 +52,25 @@ def _one_refusal(server: Server, connections: list[list[str]]) -> str:
     return f"such a request is answered with {status} {answer[:300]!r}"
 
 
+def compile_kernels() -> None:
+    """A start that only compiles what is not compiled yet, so that the starts that are measured are warm."""
+    with scratch() as folder, service(folder) as server:
+        if server.compiled:
+            say(f"a first start, which compiled kernels: {server.ready_s:.1f} s")
+
+
+@contextmanager
+def warm_service(size: preload.Size | None = None) -> Iterator[Server]:
+    """A service that compiled nothing, with `size` in its Redis; raises Spoilt where it did."""
+    with scratch() as folder:
+        if size is not None:
+            preload.write(folder / "data", size)
+        with service(folder) as server:
+            if server.compiled:
+                raise Spoilt("kernels were compiled in a start that should be warm; did their source change meanwhile?")
+            yield server
+
+
 # --- orders ------------------------------------------------------------------------------------------------------
 
 
@@ -59,24 +80,32 @@ class OrderRounds:
     def __init__(self, ours: Server, bare: Server, connections: int, seconds: float, rounds: int) -> None:
         self.ours: list[load.Result] = []
         self.bare: list[load.Result] = []
-        self.ours_cpu_s: list[float] = []
-        self.redis_cpu_s: list[float] = []
-        warm_up_s = min(1.0, seconds / 2)
+        self.ours_cores: list[tuple[float, float]] = []  # of the service and of its Redis
+        self.ours_cpu_us: list[float] = []  # a request
+        self.bare_cpu_us: list[float] = []
         for number in range(rounds):
-            self.bare.append(loaded(bare, rounds_of(bare.port, connections), seconds, 201, warm_up_s))
-            before = _cpu(ours)
-            begun = time.perf_counter()
-            self.ours.append(loaded(ours, rounds_of(ours.port, connections), seconds, 201, warm_up_s))
-            elapsed = time.perf_counter() - begun
-            cpu = [later - sooner for sooner, later in zip(before, _cpu(ours), strict=True)]
-            self.ours_cpu_s.append(cpu[0] / elapsed)
-            self.redis_cpu_s.append(cpu[1] / elapsed)
+            least, cores = self._round(bare, connections, seconds)
+            self.bare.append(least)
+            self.bare_cpu_us.append(cores[0] * 1e6 / least.per_second)
+            result, cores = self._round(ours, connections, seconds)
+            self.ours.append(result)
+            self.ours_cores.append(cores)
+            self.ours_cpu_us.append(cores[0] * 1e6 / result.per_second)
             time.sleep(REST_S)
-            ours_ps, bare_ps = self.ours[-1].per_second, self.bare[-1].per_second
             say(
-                f"{connections} connection(s), round {number + 1}: service {ours_ps:,.0f}/s, floor {bare_ps:,.0f}/s, "
-                f"ratio {ours_ps / bare_ps:.3f}; p50 {self.ours[-1].p50_us:,.0f} and {self.bare[-1].p50_us:,.0f} us"
+                f"{connections} connection(s), round {number + 1}: service {result.per_second:,.0f}/s, "
+                f"floor {least.per_second:,.0f}/s, ratio {result.per_second / least.per_second:.3f}; "
+                f"p50 {result.p50_us:,.0f} and {least.p50_us:,.0f} us; "
+                f"CPU {self.ours_cpu_us[-1]:,.0f} and {self.bare_cpu_us[-1]:,.0f} us a request"
             )
+
+    @staticmethod
+    def _round(server: Server, connections: int, seconds: float) -> tuple[load.Result, tuple[float, float]]:
+        """The result, and how many cores the server and its Redis used on average while requests came."""
+        before = _cpu(server)
+        result = loaded(server, rounds_of(server.port, connections), seconds, 201, warm_up_s=min(1.0, seconds / 2))
+        used = [later - sooner for sooner, later in zip(before, _cpu(server), strict=True)]
+        return result, (used[0] / result.asked_s, used[1] / result.asked_s)
 
     def rate(self, name: str, target: Target | None) -> Figure:
         ours, bare = [r.per_second for r in self.ours], [r.per_second for r in self.bare]
@@ -86,12 +115,15 @@ class OrderRounds:
         figure.extra = {
             "rounds": [round(value) for value in ours],
             "floor_rounds": [round(value) for value in bare],
-            "service_cores": round(statistics.median(self.ours_cpu_s), 2),
-            "redis_cores": round(statistics.median(self.redis_cpu_s), 2),
+            "service_cores": round(statistics.median(cores[0] for cores in self.ours_cores), 2),
+            "redis_cores": round(statistics.median(cores[1] for cores in self.ours_cores), 2),
             "load_cores": round(statistics.median(r.cpu_s / r.seconds for r in self.ours), 2),
             "floor_load_cores": round(statistics.median(r.cpu_s / r.seconds for r in self.bare), 2),
+            "service_cpu_us": round(statistics.median(self.ours_cpu_us)),
+            "floor_cpu_us": round(statistics.median(self.bare_cpu_us)),
         }
         figure.note = (
+            f"CPU a request: service {figure.extra['service_cpu_us']} us, floor {figure.extra['floor_cpu_us']} us; "
             f"cores used: service {figure.extra['service_cores']}, redis {figure.extra['redis_cores']}, "
             f"load generator {figure.extra['load_cores']} (at the floor {figure.extra['floor_load_cores']})"
         )
@@ -120,7 +152,8 @@ def _cpu(server: Server) -> tuple[float, float]:
 def orders(*, quick: bool) -> list[Figure]:
     """POST /api/orders: requests a second at 32 connections, latency at one."""
     seconds, rounds = (1.0, 3) if quick else (3.0, 5)
-    with scratch() as folder, service(folder) as ours:
+    compile_kernels()
+    with warm_service() as ours:
         idle_cores = _idle_cores(ours)
         answer_bytes = buy_stock(ours)
         with floor(answer_bytes) as bare:
@@ -167,11 +200,10 @@ def _memory(server: Server, when: str, target: Target | None) -> list[Figure]:
 
 def start(*, quick: bool) -> list[Figure]:
     """From the start of the process to the first 200 of /readyz, with kernels compiled before."""
-    with scratch() as folder, service(folder) as server:
-        say(f"first start of this run: {server.ready_s:.2f} s (compiles what is not compiled yet)")
+    compile_kernels()
     ours, bare = [], []
     for _ in range(1 if quick else STARTS):
-        with scratch() as folder, service(folder) as server:
+        with warm_service() as server:
             ours.append(server.ready_s)
         with floor(100) as server:
             bare.append(server.ready_s)
@@ -183,25 +215,17 @@ def start(*, quick: bool) -> list[Figure]:
 # --- with as much as is kept -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def full_service(size: preload.Size) -> Iterator[Server]:
-    """A service that starts with `size` in its Redis."""
-    with scratch() as folder:
-        preload.write(Path(folder) / "data", size)
-        with service(folder) as server:
-            yield server
-
-
 def held(*, quick: bool) -> list[Figure]:
     """Start, reading and memory with 10,000 orders, 50,000 trades and 1,000 positions."""
+    compile_kernels()
     size = preload.Size()
     seconds = 1.0 if quick else 3.0
     ready_s = []
     if not quick:
         for _ in range(STARTS - 1):
-            with full_service(size) as server:
+            with warm_service(size) as server:
                 ready_s.append(server.ready_s)
-    with full_service(size) as server:
+    with warm_service(size) as server:
         ready_s.append(server.ready_s)
         _check_size(server, size)
         ready = of_seconds(f"start to ready, warm, with {size.orders:,} orders", ready_s, "s")
@@ -214,9 +238,7 @@ def held(*, quick: bool) -> list[Figure]:
                 (f"GET /api/orders?limit=500, {size.orders:,} held", "/api/orders?limit=500"),
             ):
                 figures.append(_reading(server, bare, name, path, seconds))
-        figures += _memory(
-            server, f"{size.orders:,} orders and {size.trades:,} trades kept", Target("p50", "<=", 280)
-        )
+        figures += _memory(server, f"{size.orders:,} orders and {size.trades:,} trades kept", Target("p50", "<=", 280))
     return figures
 
 
@@ -234,8 +256,6 @@ def _reading(server: Server, bare: Server, name: str, path: str, seconds: float)
 
 def _check_size(server: Server, size: preload.Size) -> None:
     """That the service holds what was written, so that nobody measures an empty one."""
-    import msgspec
-
     orders = msgspec.json.decode(server.get("/api/orders?limit=1")[1])["pagination"]["total"]
     trades = msgspec.json.decode(server.get("/api/trades?limit=1")[1])["pagination"]["total"]
     positions = len(msgspec.json.decode(server.get("/api/portfolio")[1])["positions"])

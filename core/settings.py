@@ -205,7 +205,7 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
         Setting("MAX_DAILY_LOSS", "0.05", ratio("0.05 for 5 %"),
                 "Loss of a day, as a share of equity, from which on only reducing orders are taken."),
         Setting("STOP_LOSS_ENABLED", "true", flag,
-                "Entries need a stop; a default one is attached where none is given."),
+                "Entries need a stop. Not enforced yet: it comes with the sizing of signals; give stopLoss yourself."),
     )),
     ("Portfolio management", (
         Setting("INITIAL_BALANCE", "50000", balance,

@@ -58,7 +58,7 @@ def _same_path(route: Any, scope: Scope) -> bool:
     return isinstance(route, Route) and route.path_regex.match(scope["path"]) is not None
 
 
-async def _nothing_there(scope: Scope, receive: Receive, send: Send) -> None:
+async def _nothing_there(scope: Scope, _receive: Receive, _send: Send) -> None:
     if scope["type"] == "websocket":
         raise Problem(404, "NOT_FOUND", "the feed is at /ws")
     raise Problem(404, "NOT_FOUND", f"there is nothing at {scope['path'][:200]}; /docs shows what there is")
@@ -112,7 +112,8 @@ class App:
             op("GET", "/api/portfolio", portfolio.portfolio, "read", None, PortfolioView),
             op("POST", "/api/portfolio/refresh", portfolio.refresh, "trade", None, PortfolioView),
             op("GET", "/api/positions", portfolio.positions, "read", None, PositionList),
-            op("POST", "/api/positions/{position_id}/close", portfolio.close, "trade", PositionClosing, OrderPlaced, 201),
+            op("POST", "/api/positions/{position_id}/close", portfolio.close, "trade", PositionClosing, OrderPlaced,
+               201),
             op("GET", "/api/book/{pair}", portfolio.book, "read", None, ConsolidatedBook, query=("depth", "exchange")),
             op("GET", "/api/health", health.health, "read", None, Health),
             op("GET", "/livez", health.live, None, None, None),

@@ -57,7 +57,8 @@ class ArchivedHistory:
     def _with_fills(self, order: Order) -> OrderWithFills:
         if not order.filled_lots:
             return order, []
-        raws = _pages(lambda before, n: self.archive.trades(Filters(order_id=order.order_id), before, n), _fill_row, 10**6)
+        filters = Filters(order_id=order.order_id)
+        raws = _pages(lambda before, n: self.archive.trades(filters, before, n), _fill_row, order.filled_lots)
         return order, sorted(map(_fill, raws), key=lambda fill: fill.timestamp_ns)
 
     def _orders(self, wanted: OrderFilter, limit: int) -> tuple[list[OrderWithFills], int]:
@@ -85,7 +86,8 @@ class ArchivedHistory:
 
     def _fills(self, wanted: OrderFilter, limit: int) -> tuple[list[Fill], int]:
         filters = _filters(wanted, order_id=wanted.order_id)
-        raws = _pages(lambda before, n: self.archive.trades(filters, before, n), _fill_row, limit, _before(wanted.before))
+        behind = _before(wanted.before)
+        raws = _pages(lambda before, n: self.archive.trades(filters, before, n), _fill_row, limit, behind)
         return [_fill(raw) for raw in raws], self.archive.count(filters, "trades")
 
 

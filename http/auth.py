@@ -1,6 +1,6 @@
 """Who may talk to the service, and how often.
 
-Always true here: keys are known by their SHA-256 only, and a presented key is compared with every known one, in a time that
+Always true here: keys are known by their SHA-256 only; a presented key is compared with every known one, in a time that
 does not depend on how alike they are. A bucket refills steadily; an empty one costs its owner nothing but the wait.
 """
 

@@ -21,7 +21,7 @@ READ_WAIT_S = 2.0
 # Requests that may wait for the end of an order at one time (Prefer: wait); more are answered at once.
 WAITING_MAX = 1_000
 
-LOST = "the request was taken, but Redis went away before it was committed; ask by clientOrderId before sending it again"
+LOST = "the request was taken, but Redis went away before it was committed; ask by clientOrderId before a repeat"
 
 FAULT = "a fault of the service while the request ran; it has been logged, and trading is halted until it is looked at"
 

@@ -1,11 +1,12 @@
 """Builds the core from what was loaded: actors in the order in which they must see a message, venues, and their market.
 
-Always true here: nothing does I/O yet. `Node.start` begins timers and the market; the caller has committed nothing before.
-The order of the actors matters: a fill reaches the order, then the portfolio, then the exits that depend on the balance.
+Always true here: nothing does I/O yet. `Node.start` begins timers and the market; the caller has committed nothing
+before. The order of the actors matters: a fill reaches the order, then the portfolio, then the exits that depend on
+the balance.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import ROUND_FLOOR, Decimal
 from typing import Protocol
 
@@ -13,7 +14,7 @@ import msgspec
 
 from ..core.execution.engine import ExecutionEngine, Limits
 from ..core.kernel.clock import Clock
-from ..core.kernel.kernel import CommitStore, Kernel
+from ..core.kernel.kernel import CommitStore, Kernel, Record
 from ..core.kernel.outbox import Outbox
 from ..core.market.data import MarketData, StoredBook
 from ..core.model.errors import StoreCorrupt, StoreError
@@ -36,11 +37,13 @@ from ..core.risk.guard import Guard
 from ..core.settings import Settings
 from ..core.state.store import Loaded
 from ..venues.paper import PaperVenue
-from ..venues.simulator.instruments import simulated_instruments
+from ..venues.simulator.instruments import paper_latency_ns, simulated_instruments
 from ..venues.simulator.market import SimulatedMarket
 from ..venues.simulator.replay import frames
 from ..venues.simulator.replay_market import ReplayMarket, survey
 
+# Levels held a side: beyond them the far end of a book is dropped.
+DEPTH_MAX_SIMULATED, DEPTH_MAX_RECORDED = 1_000, 5_000
 PAPER_JITTER_SHARE = 5  # the paper venues' latency varies by up to a fifth of it
 
 
@@ -123,7 +126,8 @@ class Node:
         self.kernel = Kernel(clock, store, outbox=outbox, on_fatal=on_fatal, on_fault=on_fault)
         self.ids = Ids(settings.node_id, self.held.counters)
         self.instruments = self._instruments()
-        self.market = MarketData(self.kernel, self.instruments.values(), on_trouble=on_trouble)
+        depth_max = DEPTH_MAX_SIMULATED if settings.market.file is None else DEPTH_MAX_RECORDED
+        self.market = MarketData(self.kernel, self.instruments.values(), depth_max=depth_max, on_trouble=on_trouble)
         self.portfolio = PortfolioManager(
             self.kernel,
             self.ids,
@@ -146,9 +150,7 @@ class Node:
             self.checks,
             self.ledger,
             self.triggers,
-            OrderSettings(
-                timeout_ns=settings.default_order_timeout_ns, default_tif=settings.default_time_in_force
-            ),
+            OrderSettings(timeout_ns=settings.default_order_timeout_ns, default_tif=settings.default_time_in_force),
         )
         rng = random.Random(f"{settings.market_seed}:{epoch}")
         self.reports = Reports(self.kernel, self.manager, rng.random)
@@ -163,6 +165,7 @@ class Node:
             self.market.resync[exchange] = self.source.resync
         self._add_actors()
         self._restore()
+        self.kernel.everything = self.everything
 
     # --- building
 
@@ -209,7 +212,7 @@ class Node:
                 self.market,
                 rng=random.Random(f"{settings.market_seed}:{exchange}:{epoch}"),
                 run=str(epoch),
-                latency_ns=settings.paper_latency_ns,
+                latency_ns=paper_latency_ns(exchange, settings.paper_latency_ns),
                 jitter_ns=settings.paper_latency_ns // PAPER_JITTER_SHARE,
             )
             venues[exchange] = venue
@@ -233,6 +236,18 @@ class Node:
             self.kernel.add(actor)
 
     # --- state
+
+    def everything(self) -> Iterator[Record]:
+        """Every record that is kept, for a store that came back without them."""
+        for order in self.orders.orders.values():
+            yield "orders", order.order_id, order
+        for fill in self.orders.fills.values():
+            yield "trades", fill.fill_id, fill
+        for balance in self.ledger:
+            yield "balances", f"{balance.wallet}:{balance.currency}", balance
+        for key, position in self.portfolio.records():
+            yield "positions", key, position
+        yield "meta", "ids", self.ids.counters
 
     def _restore(self) -> None:
         held = self.held
@@ -264,8 +279,8 @@ class Node:
         if not self.settings.live:
             self._fund()
         self._seed()
-        self.source.start()
         self.kernel.start()
+        self.source.start()
 
     def stop(self) -> None:
         """No new market data and no timers; what is pending still commits."""

@@ -1,16 +1,16 @@
 """The WebSocket feed: committed events to whoever subscribed, with resume from the journal.
 
-Theory of operation. The kernel hands over each commit's events; every client has one bounded queue, filled here and emptied
-by a task that writes to its socket. Channels are of two kinds. Events (orders, trades, positions) are journaled: each has a
-seq, is sent once and in order, and can be resumed. Pictures (portfolio, health, book:PAIR) are the state as it is, made a few
-times a second while somebody looks; only the newest waits for a client.
+Theory of operation. The kernel hands over each commit's events; every client has one bounded queue, filled here and
+emptied by a task that writes to its socket. Channels are of two kinds. Events (orders, trades, positions) are
+journaled: each has a seq, is sent once and in order, and can be resumed. Pictures (portfolio, health, book:PAIR) are
+the state as it is, made a few times a second while somebody looks; only the newest waits for a client.
 
     {"op":"subscribe","channels":["orders","book:RVN_USDT"],"resume":{"epoch":"..","seq":123}}
     {"channel":"orders","seq":131,"type":"OrderFilled","data":{...}}
 
-Always true here: what a client is sent is committed; between its `resume.seq` and now a client misses no event of its channels
-and gets none twice, or is told `gap` and gets snapshots. A client that does not keep up first loses queued `positions` events
-for one snapshot of them, then its connection (4408), and never slows anybody else.
+Always true here: what a client is sent is committed; between its `resume.seq` and now a client misses no event of its
+channels and gets none twice, or is told `gap` and gets snapshots. A client that does not keep up first loses queued
+`positions` events for one snapshot of them, then its connection (4408), and never slows anybody else.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The one layer that every request passes before it is routed: host, origin, key, rate; and the last word on errors.
 
-Always true here: what is refused here has reached no endpoint; an exception that nobody expected is logged once and answered
-with a bare 500.
+Always true here: what is refused here has reached no endpoint; an exception that nobody expected is logged once and
+answered with a bare 500.
 """
 
 import math
@@ -68,10 +68,10 @@ class Gate:
             return
         except Problem as problem:
             await self._refuse(scope, send, call, problem)
-        except Exception as error:  # noqa: BLE001 - the edge: whatever it is, it is logged once and answered
+        except Exception as error:  # the edge: whatever it is, it is logged once and answered
             self.on_error(scope["path"], error)
-            problem = Problem(500, "INTERNAL", "a fault of the service; it has been logged")
-            await self._refuse(scope, send, call, problem)
+            fault = Problem(500, "INTERNAL", "a fault of the service; it has been logged")
+            await self._refuse(scope, send, call, fault)
 
     def _check(self, call: Call, headers: dict[bytes, bytes], raw: list[tuple[bytes, bytes]]) -> None:
         if len(headers) != len(raw):

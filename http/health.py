@@ -1,4 +1,4 @@
-"""Whether the service is well: for people (/api/health), for the machine that restarts it (/livez), for traffic (/readyz).
+"""Whether the service is well: for people (/api/health), for who restarts it (/livez), for who sends traffic (/readyz).
 
 Always true here: nothing is asked while a request waits; every answer is what was known already.
 """

@@ -1,7 +1,7 @@
 """OpenAPI 3.1 from the very structs that are sent, and a page to browse it that needs nothing from elsewhere.
 
-Requests are described by structs of their own here: bodies are not decoded into them, because every wrong field is to be told
-at once (`schema.py`); a test holds their fields and the accepted ones together.
+Requests are described by structs of their own here: bodies are not decoded into them, because every wrong field is to
+be told at once (`schema.py`); a test holds their fields and the accepted ones together.
 """
 
 import base64
@@ -196,8 +196,9 @@ def docs_page(operations: Sequence[Operation], document: bytes) -> tuple[bytes, 
     spec = json.loads(document)
     rows = "".join(_row(op, spec["paths"][op.path][op.method.lower()]) for op in operations)
     schemas = "".join(
-        f'<details id="schema-{name}"><summary><code>{name}</code> <small>{_html(schema.get("description", ""))}</small>'
-        f"</summary><pre>{_html(json.dumps(schema, indent=2))}</pre></details>"
+        f'<details id="schema-{name}"><summary><code>{name}</code> '
+        f"<small>{_html(schema.get('description', ''))}</small></summary>"
+        f"<pre>{_html(json.dumps(schema, indent=2))}</pre></details>"
         for name, schema in sorted(spec["components"]["schemas"].items())
     )
     codes = "".join(f'<dt id="{code}">{code}</dt><dd>{_html(text)}</dd>' for code, text in sorted(CODES.items()))

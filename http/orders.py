@@ -1,7 +1,7 @@
 """Orders and trades over HTTP.
 
-Always true here: an order is answered after its commit; the same request twice (clientOrderId or Idempotency-Key) is one
-order; what is listed is committed.
+Always true here: an order is answered after its commit; the same request twice (clientOrderId or Idempotency-Key) is
+one order; what is listed is committed.
 """
 
 import re
@@ -130,15 +130,13 @@ class OrderEndpoints:
         key = idempotency_key(headers[b"idempotency-key"]) if b"idempotency-key" in headers else None
         rules, now_ms = self.rules, self._now_ms()
         submitted = await self.commands.carry_out(lambda reply: rules.submit_order(doc, reply, now_ms, key))
-        extra = []
+        order_id = submitted.order.order_id
+        extra = [(b"location", b"/api/orders/" + order_id.encode())]
         if b"prefer" in headers:
-            extra = await self._wait(headers[b"prefer"], submitted.order)
-        order_id = submitted.order.order_id.encode()
-        return Answer(
-            encode_document(order_placed(submitted)),
-            200 if submitted.repeated else 201,
-            [(b"location", b"/api/orders/" + order_id), *extra],
-        )
+            order = self.api.queries.source.orders.get(order_id, submitted.order)
+            extra += await self._wait(headers[b"prefer"], order)
+            submitted = msgspec.structs.replace(submitted, order=order)
+        return Answer(encode_document(order_placed(submitted)), 200 if submitted.repeated else 201, extra)
 
     async def _wait(self, prefer: bytes, order: Order) -> list[tuple[bytes, bytes]]:
         """Prefer: wait=N, at most WAIT_MAX_S; what cannot be read is not a preference."""
@@ -154,7 +152,7 @@ class OrderEndpoints:
         """POST /api/orders/batch: {"orders": [...]}, each taken or refused by itself."""
         docs = batch_of(any_document(await read_body(receive, call)))
         if b"idempotency-key" in call.headers:
-            raise Problem(422, "INVALID_VALUE", "one Idempotency-Key cannot name many orders; give each a clientOrderId")
+            raise Problem(422, "INVALID_VALUE", "an Idempotency-Key names one order; give each a clientOrderId")
         now_ms = self._now_ms()
         pending = [self._send_one(doc, now_ms) for doc in docs]
         results = []
@@ -186,7 +184,7 @@ class OrderEndpoints:
 
     async def get(self, call: Call, _: Receive) -> Answer:
         """GET /api/orders/{order_id}"""
-        query(call.scope["query_string"], ()).done()
+        query(call.scope["query_string"]).done()
         order_id = call.params["order_id"]
         found = await self.api.queries.order(order_id)
         if found is None:
@@ -195,7 +193,7 @@ class OrderEndpoints:
 
     async def get_by_client_id(self, call: Call, _: Receive) -> Answer:
         """GET /api/orders/client/{client_order_id}"""
-        query(call.scope["query_string"], ()).done()
+        query(call.scope["query_string"]).done()
         client_order_id = call.params["client_order_id"]
         found = await self.api.queries.order_by_client_id(client_order_id)
         if found is None:

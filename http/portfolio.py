@@ -98,7 +98,7 @@ class PortfolioEndpoints:
 
     async def portfolio(self, call: Call, _: Receive) -> Answer:
         """GET /api/portfolio"""
-        query(call.scope["query_string"], ()).done()
+        query(call.scope["query_string"]).done()
         body = encode_document(self._view())
         await self.commands.committed()
         return Answer(body)
@@ -111,7 +111,7 @@ class PortfolioEndpoints:
 
     async def positions(self, call: Call, _: Receive) -> Answer:
         """GET /api/positions"""
-        query(call.scope["query_string"], ()).done()
+        query(call.scope["query_string"]).done()
         view = self._view()
         body = encode_document(PositionList(view.timestamp, view.positions))
         await self.commands.committed()

@@ -1,7 +1,7 @@
 """JSON bodies and query strings in, commands out; every field that is wrong is named, not just the first.
 
-Always true here: numbers are read exactly, from their text; nothing is clamped, rounded, guessed or ignored. A field that is
-null counts as not given. Numbers may be JSON numbers or decimal text ("0.0245").
+Always true here: numbers are read exactly, from their text; nothing is clamped, rounded, guessed or ignored. A field
+that is null counts as not given. Numbers may be JSON numbers or decimal text ("0.0245").
 """
 
 import difflib
@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl
@@ -39,11 +40,13 @@ TRIGGERS = ("bid_ask", "last")
 ON_SLIPPAGE = ("refuse", "reduce")
 ORDER_FIELDS = frozenset((
     "pair", "side", "type", "quantity", "price", "stopPrice", "stopLoss", "takeProfit", "timeInForce", "exchange",
-    "paperTrade", "riskCheck", "signalData", "clientOrderId", "trigger", "postOnly", "expireTime", "timeout", "onSlippage",
+    "paperTrade", "riskCheck", "signalData", "clientOrderId", "trigger", "postOnly", "expireTime", "timeout",
+    "onSlippage",
 ))  # fmt: skip
 SIGNAL_FIELDS = frozenset(("source", "confidence", "strategy"))
 AMEND_FIELDS = frozenset(("quantity", "price", "stopPrice"))
 CLOSE_FIELDS = frozenset(("quantity",))
+NONE_KNOWN: frozenset[str] = frozenset()
 
 # Numbers with a fraction or an exponent, and integers beyond 64 bits, arrive as their text.
 _decode = msgspec.json.Decoder(float_hook=str).decode
@@ -58,7 +61,7 @@ def document(body: bytes) -> Document:
     doc = any_document(body)
     if doc.__class__ is not dict:
         raise Problem(422, "WRONG_TYPE", f"the body is {named(doc)}, expected an object")
-    return doc  # type: ignore[no-any-return]
+    return doc
 
 
 def any_document(body: bytes) -> Any:
@@ -117,11 +120,11 @@ class Fields:
 
     __slots__ = ("doc", "errors", "prefix")
 
-    def __init__(self, doc: Mapping[str, Any], known: Collection[str], prefix: str = "") -> None:
+    def __init__(self, doc: Mapping[str, Any], known: AbstractSet[str], prefix: str = "") -> None:
         self.doc = doc
         self.prefix = prefix
         self.errors: list[FieldError] = []
-        if not doc.keys() <= known:  # type: ignore[operator]
+        if not doc.keys() <= known:
             for name in doc:
                 if name not in known:
                     self.wrong(name[:TEXT_MAX], "UNKNOWN_FIELD", f"there is no such field{nearest(name, known)}")
@@ -150,7 +153,7 @@ class Fields:
 
     def _number(self, field: str, value: object) -> Decimal | None:
         if value.__class__ is int:
-            return Decimal(value)  # type: ignore[arg-type]
+            return Decimal(value)
         if value.__class__ is not str:
             self.wrong(field, "WRONG_TYPE", f"is {named(value)}, expected a number or decimal text")
             return None
@@ -187,7 +190,7 @@ class Fields:
         elif not least <= value <= most:
             self.wrong(field, "OUT_OF_RANGE", f"expected {meaning} from {least} to {most}")
         else:
-            return value  # type: ignore[no-any-return]
+            return value
         return None
 
     def flag(self, field: str) -> bool | None:
@@ -206,7 +209,7 @@ class Fields:
         elif not 0 < len(value) <= TEXT_MAX or not value.isprintable():
             self.wrong(field, "INVALID_VALUE", f"expected 1 to {TEXT_MAX} printable characters")
         else:
-            return value  # type: ignore[no-any-return]
+            return value
         return None
 
     def choice(self, field: str, words: tuple[str, ...], fold: Callable[[str], str]) -> Any:
@@ -436,7 +439,7 @@ def client_id(fields: Fields, key: str | None) -> str | None:
         fields.wrong("clientOrderId", "INVALID_VALUE", "expected 1 to 64 letters, digits or . _ : -")
         return None
     if key is None:
-        return value  # type: ignore[no-any-return]
+        return value
     if CLIENT_ORDER_ID.fullmatch(key) is None:
         fields.wrong("Idempotency-Key", "INVALID_VALUE", "expected 1 to 64 letters, digits or . _ : -")
         return None
@@ -467,7 +470,7 @@ def _canonical(value: object) -> object:
 # --- queries -------------------------------------------------------------------------------------------------------
 
 
-def query(text: bytes, known: Collection[str]) -> Fields:
+def query(text: bytes, known: AbstractSet[str] = NONE_KNOWN) -> Fields:
     """The parameters of a query string; raises Problem 422 where one stands twice or the text is none."""
     try:
         pairs = parse_qsl(

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -85,7 +86,8 @@ class Service:
 
     def say(self, text: str) -> None:
         """A line for the person who started the service."""
-        print(f"tbx: {text}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"tbx: {text}\n")
+        sys.stderr.flush()
 
     # --- up
 
@@ -149,7 +151,9 @@ class Service:
         )
         app = App(self._api(neighbours))
         server = Server(server_config(app.asgi))
-        tasks = [self.loop.create_task(coroutine) for coroutine in (neighbours.run(), self._flush_logs(), self._watch())]
+        tasks = [
+            self.loop.create_task(coroutine) for coroutine in (neighbours.run(), self._flush_logs(), self._watch())
+        ]
         for task in tasks:
             stack.callback(task.cancel)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -244,7 +248,8 @@ class Service:
         await committed.wait()
 
     def _fault(self, fault: Faulted, error: Exception) -> None:
-        self.logs.execution("error", "FAULT", where=fault.where, error=fault.error)
+        trace = traceback.format_exception(error)
+        self.logs.execution("error", "FAULT", where=fault.where, error=fault.error, traceback="".join(trace))
         self.say(f"a fault in {fault.where}: {fault.error}; trading is {TradingState.HALTED.value}")
 
     def _store_state(self, up: bool, why: str) -> None:

@@ -1,6 +1,7 @@
 """Between ASGI and the endpoints: what a request brings, how a body is read, how an answer leaves.
 
-Always true here: an answer leaves through `respond`, once, with the security headers; a body is never held beyond BODY_MAX.
+Always true here: an answer leaves through `respond`, once, with the security headers; a body is never held beyond
+BODY_MAX.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """A whole node in virtual time on a store in memory, with a market that the test moves by hand.
 
-The books are real (depth frames through the kernels), so is every actor and the paper venue; only time, Redis and the exchange's
-socket are not here.
+The books are real (depth frames through the kernels), so is every actor and the paper venue; only time, Redis and the
+exchange's socket are not here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tbx.core.model.messages import (
     CancelOrders,
     ClosePosition,
     Refusal,
-    Submitted,
     SubmitOrder,
+    Submitted,
 )
 from tbx.core.model.records import Order
 from tbx.core.settings import load_settings
@@ -115,7 +115,12 @@ class Desk:
     # --- the market
 
     def book(
-        self, bids: list[Level] | None = None, asks: list[Level] | None = None, *, exchange: str = "xeggex", pair: str = RVN
+        self,
+        bids: list[Level] | None = None,
+        asks: list[Level] | None = None,
+        *,
+        exchange: str = "xeggex",
+        pair: str = RVN,
     ) -> None:
         self.hand.snapshot(exchange, pair, BOOK[0] if bids is None else bids, BOOK[1] if asks is None else asks)
 
@@ -149,9 +154,7 @@ class Desk:
         for name in ("price", "stop_price", "stop_loss", "take_profit"):
             if isinstance(fields.get(name), str):
                 fields[name] = Decimal(fields[name])
-        answer = self._ask(
-            lambda reply: SubmitOrder(side=side, quantity=Decimal(quantity), reply=reply, **fields), 0
-        )
+        answer = self._ask(lambda reply: SubmitOrder(side=side, quantity=Decimal(quantity), reply=reply, **fields), 0)
         if wait_ms:
             self.wait(wait_ms)
         return answer

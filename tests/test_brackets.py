@@ -69,7 +69,7 @@ def test_the_stop_sells_what_was_bought_and_cancels_the_target(desk: Desk) -> No
 
 
 def test_the_target_sells_what_was_bought_and_cancels_the_stop(desk: Desk) -> None:
-    entry, stop, target = bracket(desk)
+    _, stop, target = bracket(desk)
     desk.price("0.0271", "0.0272")
     desk.wait()
     assert target.state is State.FILLED and stop.state is State.CANCELLED
@@ -89,7 +89,7 @@ def test_when_price_jumps_through_both_only_one_exit_sells(desk: Desk) -> None:
 
 
 def test_a_stop_goes_on_until_all_is_sold_however_thin_the_book(desk: Desk) -> None:
-    entry, stop, target = bracket(desk)
+    _, stop, target = bracket(desk)
     desk.book([("0.0232", "1500")], [("0.0240", "1")])
     desk.wait()
     assert stop.state is State.PART and stop.filled_lots * stop.lot == 1500
@@ -110,7 +110,7 @@ def test_an_entry_that_never_traded_takes_its_exits_along(desk: Desk) -> None:
 
 
 def test_an_entry_that_was_cancelled_after_a_partial_fill_keeps_exits_for_what_it_got(desk: Desk) -> None:
-    entry, stop, target = bracket(desk, "50000", type="limit", price="0.02451")
+    entry, stop, _ = bracket(desk, "50000", type="limit", price="0.02451")
     desk.cancel(entry)
     assert entry.state is State.CANCELLED
     assert stop.state is State.HELD and stop.qty_lots * stop.lot == 40_000 == entry.protected
@@ -162,7 +162,7 @@ def test_two_brackets_share_what_is_left_the_oldest_first(desk: Desk) -> None:
 
 
 def test_closing_a_position_sells_it_and_ends_its_exits(desk: Desk) -> None:
-    entry, stop, target = bracket(desk)
+    _, stop, target = bracket(desk)
     position = desk.node.portfolio.position("paper.xeggex", "RVN_USDT")
     assert position is not None
     answer = desk.close(position.position_id)
@@ -223,7 +223,9 @@ PRICES = st.integers(2300, 2750)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(moves=st.lists(st.tuples(PRICES, st.integers(100, 9000), st.booleans()), min_size=1, max_size=12), data=st.data())
+@given(
+    moves=st.lists(st.tuples(PRICES, st.integers(100, 9000), st.booleans()), min_size=1, max_size=12), data=st.data()
+)
 def test_whatever_the_market_does_nothing_is_sold_twice_or_left_unprotected(
     tmp_path: Path, moves: list[tuple[int, int, bool]], data: st.DataObject
 ) -> None:

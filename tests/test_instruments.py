@@ -39,7 +39,9 @@ def test_what_is_off_the_grid_is_refused_with_its_valid_neighbours(value: Decima
 
 
 def test_the_refusal_names_the_step_and_the_nearest_values() -> None:
-    with pytest.raises(OffGrid, match=r"price 0\.0245013 is not a multiple of 0\.000005; nearest valid: 0\.0245 or 0\.024505"):
+    with pytest.raises(
+        OffGrid, match=r"price 0\.0245013 is not a multiple of 0\.000005; nearest valid: 0\.0245 or 0\.024505"
+    ):
         RVN.price_ticks(Decimal("0.0245013"))
 
 

@@ -126,6 +126,26 @@ def test_a_snapshot_older_than_the_waiting_diffs_is_asked_for_again() -> None:
     assert desk.data.fresh("binance", "RVN_USDT", desk.clock.now_ns())
 
 
+def test_diffs_behind_a_second_gap_wait_for_the_next_snapshot() -> None:
+    desk = Desk()
+    desk.frame(diff(20, 20, [("0.02450", "1.0")]))
+    desk.frame(diff(25, 25, [("0.02450", "2.0")]))
+    desk.frame(diff(26, 26, [("0.02449", "3.0")]))
+    desk.frame(SNAPSHOT.replace(b":10,", b":19,"))
+    assert not desk.data.fresh("binance", "RVN_USDT", desk.clock.now_ns())
+    desk.frame(SNAPSHOT.replace(b":10,", b":24,"))
+    assert desk.bids == [(2450, 20), (2449, 30)]
+    assert desk.data.fresh("binance", "RVN_USDT", desk.clock.now_ns())
+
+
+def test_a_snapshot_whose_diffs_cross_it_is_not_announced() -> None:
+    desk = Desk()
+    desk.frame(diff(11, 11, [("0.02452", "1.0")]))
+    desk.frame(SNAPSHOT)
+    assert desk.updates == []
+    assert len(desk.asked) == 2
+
+
 def test_a_snapshot_that_never_comes_is_asked_for_again_after_a_while() -> None:
     desk = Desk()
     desk.frame(diff(20, 20))

@@ -6,10 +6,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from .desk import Desk, refused
 
 from tbx.core.model.messages import Refusal, Submitted
 from tbx.core.model.records import State
+
+from .desk import Desk, refused
 
 pytestmark = pytest.mark.orders
 

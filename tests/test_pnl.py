@@ -1,6 +1,7 @@
 """The position kernel: exact in 128 bits, its twin and plain integers agree, nothing wraps silently."""
 
 from decimal import ROUND_HALF_EVEN, Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbx.core.portfolio import pnl
-from tbx.core.portfolio.pnl import OK, UNPRICED, WIDE, Columns
+from tbx.core.portfolio.pnl import ASK, OK, UNPRICED, WIDE, Columns
 
 pytestmark = pytest.mark.portfolio
 
@@ -19,6 +20,10 @@ LIMIT = 2**126 - 1
 
 def half_even(value: int, step: int) -> int:
     return int((D(value) / step).quantize(D(1), ROUND_HALF_EVEN))
+
+
+def half_even_ratio(part: int, whole: int) -> int:
+    return round(Fraction(part, whole))
 
 
 def columns(rows: list[tuple[int, int, int, int, int]]) -> Columns:
@@ -36,7 +41,7 @@ costs = st.one_of(st.integers(-LIMIT, LIMIT), st.integers(-(10**20), 10**24))
 rows_of = st.lists(st.tuples(st.integers(0, 2), whole, whole, costs, costs), max_size=12)
 
 
-@settings(deadline=None)  # the first call compiles
+@settings(deadline=None, max_examples=200)
 @given(rows_of)
 def test_figures_and_sums_are_those_of_unbounded_integers(rows):
     made = columns(rows)
@@ -54,19 +59,24 @@ def test_figures_and_sums_are_those_of_unbounded_integers(rows):
     for row, (_, quantity, mark, cost, day) in enumerate(rows):
         exact = [half_even(quantity * mark - part, 10**10) for part in (0, cost, day)]
         if made.status[row] == OK:
-            assert made.figures[row].tolist() == exact
+            assert made.figures[row].tolist()[:3] == exact
+            for at, part, of in ((3, exact[1] * 10**10, cost), (4, exact[2], exact[0] - exact[2])):
+                share = half_even_ratio(part * 10**6, of) if of else 0
+                assert made.figures[row, at] in (share, ASK)
+                if abs(share) > 10**8:
+                    assert made.figures[row, at] == ASK
         else:
             assert made.status[row] == WIDE
             assert max(map(abs, exact)) > 8.9e18
 
 
-@settings(deadline=None)  # the first call compiles
+@settings(deadline=None, max_examples=200)
 @given(rows_of)
 def test_the_compiled_kernel_and_its_plain_twin_agree(rows):
     made, twin = columns(rows), columns(rows)
     fits = made.value(3)
     with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
-        for name in ("multiply", "subtract", "round_to_1e8", "add_to", "value_positions"):
+        for name in ("multiply", "subtract", "round_to_1e8", "as_float", "percentage", "add_to", "value_positions"):
             patch.setattr(pnl, name, getattr(pnl, name).py_func)
         assert twin.value(3) == fits
     assert twin.status.tolist() == made.status.tolist()
@@ -90,6 +100,15 @@ def test_rounding_is_half_to_even(name, value, rounded):
     made = columns([(0, 0, 0, -value, 0)])
     made.value(1)
     assert made.figures[0, 1] == rounded
+
+
+def test_a_percentage_next_to_a_tie_is_left_to_exact_arithmetic():
+    made = columns([(0, 10**8, 10**10 + 125, 10**18, 10**18), (0, 10**8, 11 * 10**9, 10**18, 10**18)])
+    made.value(1)
+    assert made.figures[:, 3].tolist() == [0, 100_000]
+    made = columns([(0, 10**8, 10**10 + 5_000, 10**18, 0)])  # 0.00005 %
+    made.value(1)
+    assert made.figures[0, 3] == ASK
 
 
 def test_a_sum_that_leaves_128_bits_is_reported():

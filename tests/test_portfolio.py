@@ -2,150 +2,22 @@
 
 import json
 from decimal import Decimal
-from fractions import Fraction
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tbx.core.kernel.clock import SECOND_NS, ManualClock
-from tbx.core.kernel.kernel import Kernel
-from tbx.core.model.ids import Ids
-from tbx.core.model.instruments import Instrument
-from tbx.core.model.messages import BookUpdated, OrderFilled
-from tbx.core.model.records import Balance, EquitySample, Fill, Order, Position
+from tbx.core.kernel.clock import SECOND_NS
+from tbx.core.model.records import Balance, EquitySample, Position
 from tbx.core.model.views import encode_view
 from tbx.core.portfolio.manager import DayOpen, PortfolioManager
 from tbx.core.portfolio.performance import DAY_NS
 from tbx.core.portfolio.rates import Rates
-from tbx.core.portfolio.recompute import recompute
-from tbx.core.state.memory import MemoryStore
+
+from .portfolio_desk import INSTRUMENTS, PRICES, START, Desk, funded
 
 pytestmark = pytest.mark.portfolio
 
 D = Decimal
-START = 1_704_067_200_000_000_000  # 2024-01-01 00:00 UTC
-
-
-def instrument(exchange: str, pair: str, tick: str, lot: str) -> Instrument:
-    base, _, quote = pair.partition("_")
-    return Instrument(
-        exchange=exchange, pair=pair, symbol=base + quote, base=base, quote=quote, tick=D(tick), lot=D(lot)
-    )
-
-
-LISTED = [
-    instrument("xeggex", "XMR_USDT", "0.01", "0.0001"),
-    instrument("xeggex", "XMR_BTC", "0.00000001", "0.0001"),
-    instrument("xeggex", "RVN_BTC", "0.0000000001", "1"),
-    instrument("xeggex", "WIDE_USDT", "0.000000000001", "0.000000000001"),  # does not fit the kernel's units
-    instrument("binance", "BTC_USDT", "0.01", "0.00001"),
-    instrument("binance", "BNB_USDT", "0.01", "0.001"),
-    instrument("binance", "USDT_TRY", "0.01", "0.1"),
-]
-INSTRUMENTS = {(i.exchange, i.pair): i for i in LISTED}
-PRICES = {
-    ("xeggex", "XMR_USDT"): D("160"),
-    ("xeggex", "XMR_BTC"): D("0.004"),
-    ("xeggex", "RVN_BTC"): D("0.0000005"),
-    ("xeggex", "WIDE_USDT"): D("1.000000000001"),
-    ("binance", "BTC_USDT"): D("40000"),
-    ("binance", "BNB_USDT"): D("300"),
-    ("binance", "USDT_TRY"): D("30"),
-}
-
-
-class Desk:
-    """A portfolio manager on a kernel in virtual time, with prices that the test sets."""
-
-    def __init__(self, now_ns: int = START, *, paper: bool = True, prices: dict | None = None) -> None:
-        self.clock = ManualClock(now_ns)
-        self.store = MemoryStore(self.clock.call_soon)
-        self.faults: list[Exception] = []
-        self.kernel = Kernel(self.clock, self.store, on_fault=lambda _, error: self.faults.append(error))
-        self.prices = dict(PRICES if prices is None else prices)
-        self.manager = PortfolioManager(
-            self.kernel, Ids("main"), INSTRUMENTS, lambda *market: self.prices.get(market), "USDT", paper=paper
-        )
-        self.ledger = self.manager.ledger
-        self.kernel.add(self.manager)
-        self.fills: list[Fill] = []
-
-    def price(self, exchange: str, pair: str, price: str | None) -> None:
-        self.prices[exchange, pair] = D(price) if price is not None else None
-        self.kernel.input(BookUpdated(exchange, pair, 0))
-
-    def fill(
-        self,
-        side: str,
-        price: str,
-        quantity: str,
-        fee: str = "0",
-        fee_currency: str = "USDT",
-        *,
-        market: tuple[str, str] = ("xeggex", "XMR_USDT"),
-        wallet: str = "paper.xeggex",
-        reserved_change: str = "0",
-    ) -> Fill:
-        listed = INSTRUMENTS[market]
-        number = len(self.fills)
-        one = Fill(
-            fill_id=f"FILL_{number}",
-            order_id="ORD",
-            trade_id=f"{number}",
-            exchange=market[0],
-            pair=market[1],
-            wallet=wallet,
-            side=side,
-            tick=listed.tick,
-            lot=listed.lot,
-            price_ticks=listed.price_ticks(D(price)),
-            qty_lots=listed.qty_lots(D(quantity)),
-            fee=D(fee),
-            fee_currency=fee_currency,
-            timestamp_ns=self.clock.now_ns(),
-        )
-        order = Order(
-            order_id="ORD",
-            client_order_id="ORD",
-            exchange=market[0],
-            pair=market[1],
-            wallet=wallet,
-            side=side,
-            type="market",
-            tick=listed.tick,
-            lot=listed.lot,
-            quote=listed.quote,
-            base=listed.base,
-            submit_ns=1,
-            created_ns=1,
-            qty_lots=one.qty_lots,
-        )
-        self.fills.append(one)
-        self.kernel.input(OrderFilled(order, one, D(reserved_change)))
-        if self.faults:
-            raise self.faults[0]
-        return one
-
-    def position(self, pair: str = "XMR_USDT", wallet: str = "paper.xeggex") -> Position:
-        found = self.manager.position(wallet, pair)
-        assert found is not None
-        return found
-
-    def events(self) -> list[tuple[str, dict]]:
-        self.clock.settle()
-        return [(e["type"], e["data"]) for _, batch in self.store.journal for e in json.loads(batch)]
-
-    def view(self, paper: bool = True):
-        return self.manager.view(paper, self.clock.now_ns())
-
-
-def funded(amount: str = "100000", **more: object) -> Desk:
-    desk = Desk(**more)
-    desk.manager.deposit("paper.xeggex", "USDT", D(amount))
-    desk.kernel.start()
-    return desk
 
 
 # --- one fill after another
@@ -287,6 +159,16 @@ def test_a_fill_frees_what_its_order_had_reserved():
     desk.ledger.reserve("paper.xeggex", "XMR", D(2))
     desk.fill("sell", "100", "2", reserved_change="-2")
     assert desk.ledger.find("paper.xeggex", "XMR").locked == 0
+
+
+def test_an_open_position_is_found_by_its_id_until_it_closes():
+    desk = funded()
+    desk.fill("buy", "150", "2")
+    assert desk.manager.find("POS_001") is desk.position()
+    assert desk.manager.open_positions(True) == [desk.position()]
+    desk.fill("sell", "150", "2")
+    assert desk.manager.find("POS_001") is None
+    assert desk.manager.open_positions(True) == []
 
 
 # --- worth
@@ -506,147 +388,3 @@ def test_a_position_from_before_midnight_counts_from_the_first_price_after_a_nig
     again.price("xeggex", "XMR_USDT", "170")
     again.clock.advance(SECOND_NS)
     assert again.view().positions[0].day_pnl == 20
-
-
-# --- any history
-
-MARKETS = [market for market in INSTRUMENTS if market[1] != "USDT_TRY"]
-fill_steps = st.tuples(
-    st.just("fill"),
-    st.integers(0, len(MARKETS) - 1),
-    st.sampled_from(["buy", "buy", "sell"]),
-    st.integers(50, 150),  # percent of the present price
-    st.integers(1, 9_999),  # lots, or thousands of them where a lot is tiny
-    st.sampled_from(["none", "base", "quote", "BNB", "XMR"]),
-)
-price_steps = st.tuples(st.just("price"), st.integers(0, len(MARKETS) - 1), st.integers(50, 150))
-other_steps = st.one_of(
-    st.tuples(st.just("wait"), st.sampled_from([1, 30, 86_400])),
-    st.tuples(st.just("deposit"), st.sampled_from(["USDT", "XMR", "BTC", "DOGE"]), st.integers(1, 1000)),
-    st.tuples(st.just("view")),
-)
-histories = st.lists(st.one_of(fill_steps, fill_steps, price_steps, other_steps), max_size=40)
-
-
-class Played:
-    """A history, played into a manager, with what an outside observer would note down."""
-
-    def __init__(self, history: list[tuple]) -> None:
-        self.desk = funded()
-        self.deposits = [("paper.xeggex", "USDT", D(100_000))]
-        self.fee_values: dict[str, Decimal] = {}
-        for kind, *details in history:
-            getattr(self, kind)(*details)
-
-    def fill(self, market_number: int, side: str, percent: int, lots: int, fee_in: str) -> None:
-        market = MARKETS[market_number]
-        listed = INSTRUMENTS[market]
-        ticks = max(1, int(self.desk.prices[market] / listed.tick) * percent // 100)
-        lots = lots * 10**8 if listed.lot < D("0.0000001") else lots
-        wallet = f"paper.{market[0]}"
-        currency = {"base": listed.base, "quote": listed.quote, "none": listed.quote}.get(fee_in, fee_in)
-        fee = D(0) if fee_in == "none" else D(1) / 8192 * (lots * listed.lot if fee_in == "base" else 1)
-        third = currency not in (listed.base, listed.quote)
-        if third:
-            rate = Rates(INSTRUMENTS, lambda *m: self.desk.prices.get(m), listed.quote).rate(market[0], currency).value
-            self.fee_values[f"FILL_{len(self.desk.fills)}"] = (fee * rate).quantize(D("1E-18"))
-        self.desk.fill(
-            side,
-            str(ticks * listed.tick),
-            str(lots * listed.lot),
-            str(fee),
-            currency,
-            market=market,
-            wallet=wallet,
-        )
-
-    def price(self, market_number: int, percent: int) -> None:
-        market = MARKETS[market_number]
-        tick = INSTRUMENTS[market].tick
-        ticks = max(1, int(self.desk.prices[market] / tick) * percent // 100)
-        self.desk.price(*market, str(ticks * tick + tick / 2))
-
-    def wait(self, seconds: int) -> None:
-        self.desk.clock.advance(seconds * SECOND_NS)
-
-    def deposit(self, currency: str, amount: int) -> None:
-        self.deposits.append(("paper.xeggex", currency, D(amount)))
-        self.desk.manager.deposit("paper.xeggex", currency, D(amount))
-
-    def view(self) -> None:
-        self.desk.view()
-
-
-@settings(max_examples=80, deadline=None)
-@given(histories)
-def test_what_is_kept_step_by_step_equals_a_recomputation_from_the_beginning(history):
-    played = Played(history)
-    desk, manager = played.desk, played.desk.manager
-    view = desk.view()
-    whole = recompute(
-        desk.fills,
-        played.deposits,
-        INSTRUMENTS,
-        lambda *market: desk.prices.get(market),
-        "USDT",
-        True,
-        lambda fill: played.fee_values[fill.fill_id],
-    )
-    assert manager.equity(True) == whole.equity
-    assert {(b.wallet, b.currency): b.total for b in desk.ledger} == whole.totals
-    for key, position in whole.positions.items():
-        kept = desk.manager.position(*key)
-        assert msgspec.structs.replace(kept, position_id="") == position
-    value, cost = manager.statement.totals(True)
-    assert abs(value - whole.market_value) < D("1E-40")
-    assert abs(cost - whole.cost) < D("1E-40")
-    for shown in view.positions:
-        held = desk.manager._held[f"paper.{shown.exchange}", shown.pair]
-        assert (shown.market_value, shown.unrealized_pnl) == held.exact_figures(held.mark)[:2]
-    manager.revalue()
-    assert desk.view() == view
-    assert desk.faults == []
-
-
-class SlowPosition:
-    """Average cost with fractions: no rounding at all, written from the definitions."""
-
-    def __init__(self) -> None:
-        self.quantity = self.cost = self.realised = Fraction(0)
-
-    def take(self, fill: Fill, base: str, quote: str, fee_value: Decimal) -> None:
-        price, quantity, fee = Fraction(fill.price), Fraction(fill.quantity), Fraction(fill.fee)
-        in_quote = (
-            fee if fill.fee_currency == quote else Fraction(0) if fill.fee_currency == base else Fraction(fee_value)
-        )
-        in_base = fee if fill.fee_currency == base else Fraction(0)
-        if fill.side == "buy":
-            self.quantity += quantity - in_base
-            self.cost += price * (quantity - in_base)
-            self.realised -= in_base * price + in_quote
-        elif self.quantity:
-            average = self.cost / self.quantity
-            sold = min(quantity, self.quantity)
-            lost = min(in_base, self.quantity - sold)
-            self.quantity -= sold + lost
-            self.cost -= average * (sold + lost)
-            self.realised += (price - average) * sold - average * lost - in_quote * sold / quantity
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.lists(fill_steps, max_size=30))
-def test_positions_are_those_of_a_model_in_fractions_but_for_the_last_of_18_decimals(history):
-    played = Played(history)
-    slow: dict[tuple[str, str], SlowPosition] = {}
-    for fill in played.desk.fills:
-        listed = INSTRUMENTS[fill.exchange, fill.pair]
-        model = slow.setdefault((fill.wallet, fill.pair), SlowPosition())
-        model.take(fill, listed.base, listed.quote, played.fee_values.get(fill.fill_id, D(0)))
-    for key, model in slow.items():
-        kept = played.desk.manager.position(*key)
-        assert Fraction(kept.quantity) == model.quantity
-        slack = Fraction(len(history) + 1, 10**18)
-        assert abs(Fraction(kept.cost) - model.cost) <= slack
-        assert abs(Fraction(kept.realised) - model.realised) <= 2 * slack
-        if not kept.quantity:
-            assert kept.cost == 0

@@ -173,3 +173,21 @@ def test_old_ended_orders_leave_with_their_fills_and_open_ones_stay(tmp_path: Pa
     desk.restart()
     assert len(desk.node.orders.orders) == 8
     desk.check()
+
+
+def test_a_store_that_comes_back_with_less_is_written_anew_from_memory(desk: Desk) -> None:
+    desk.order("buy", "5000", stop_loss="0.0233")
+    desk.order("buy", "1000", type="limit", price="0.024")
+    before = image(desk)
+    desk.store.tables.clear()
+    desk.store.number -= 3
+    desk.node.kernel.outbox.put("meta", "noted", {})
+    desk.node.kernel.flush_soon()
+    desk.wait(200)
+    desk.order("buy", "100")
+    desk.cancel_many()
+    assert desk.node.kernel.rewrite_count == 1 and desk.node.kernel.store_up
+    now = image(desk)
+    desk.restart()
+    assert image(desk) == now and now != before
+    desk.check()

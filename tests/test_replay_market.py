@@ -58,7 +58,9 @@ def test_a_survey_finds_the_coarsest_grid_that_holds_the_data() -> None:
     assert (instrument.tick, instrument.lot) == (Decimal("0.01"), Decimal("0.00001"))
 
 
-@pytest.mark.parametrize(("symbol", "pair"), [("BTCUSDT", "BTC_USDT"), ("BTCFDUSD", "BTC_FDUSD"), ("ETHBTC", "ETH_BTC")])
+@pytest.mark.parametrize(
+    ("symbol", "pair"), [("BTCUSDT", "BTC_USDT"), ("BTCFDUSD", "BTC_FDUSD"), ("ETHBTC", "ETH_BTC")]
+)
 def test_a_symbol_becomes_a_pair(symbol: str, pair: str) -> None:
     assert pair_of(symbol) == pair
 

@@ -134,13 +134,16 @@ async def test_a_data_folder_too_deep_for_a_socket_gets_one_elsewhere(tmp_path: 
 def test_a_folder_that_others_can_enter_is_not_used_for_the_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", "/tmp" if len(str(tmp_path)) > 60 else str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     deep = tmp_path / ("d" * 120)
     folder = socket_path(deep).parent
     folder.chmod(0o777)
     with pytest.raises(SettingsError, match="is not a private folder of this user"):
         socket_path(deep)
     folder.rmdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with pytest.raises(SettingsError, match="is too long for a socket: set a shorter DATA_DIR or TMPDIR"):
+        socket_path(deep)
 
 
 # --- a service that dies

@@ -139,7 +139,11 @@ class ExecutionEngine:
         if not listed:
             known = ", ".join(sorted(self.by_pair))
             detail = f"{request.pair} is not traded here; known pairs: {known}"
-            return Refusal(code="INVALID_PAIR", detail=detail, errors=({"field": "pair", "code": "INVALID_PAIR", "detail": detail},))
+            return Refusal(
+                code="INVALID_PAIR",
+                detail=detail,
+                errors=({"field": "pair", "code": "INVALID_PAIR", "detail": detail},),
+            )
         if request.exchange is not None:
             listed = [i for i in listed if i.exchange == request.exchange]
             if not listed:
@@ -257,10 +261,8 @@ class ExecutionEngine:
         fits = instrument.quantity(walk.filled_lots)
         percent = plain(self.limits.max_slippage * 100)
         if request.on_slippage == "reduce" and walk.filled_lots >= instrument.min_lots:
-            plan.warnings = (
-                *plan.warnings,
-                f"quantity was reduced from {plain(request.quantity)} to {plain(fits)}: more would slip over {percent} %",
-            )
+            cut = f"from {plain(request.quantity)} to {plain(fits)}: more would slip over {percent} %"
+            plan.warnings = (*plan.warnings, f"quantity was reduced {cut}")
             plan.qty_lots = walk.filled_lots
             return
         wrong.add(
@@ -288,7 +290,8 @@ class ExecutionEngine:
                 f"the least quantity is about {plain(least)}",
             )
         if instrument.max_notional is not None and cost > instrument.max_notional:
-            detail = f"{plain(cost)} {instrument.quote} is above the greatest order value of {plain(instrument.max_notional)}"
+            most = plain(instrument.max_notional)
+            detail = f"{plain(cost)} {instrument.quote} is above the greatest order value of {most}"
             wrong.add("quantity", "ABOVE_MAX_NOTIONAL", detail)
         self._check_exits(plan, request, wrong)
         self._check_trigger(plan, request, wrong)
@@ -298,7 +301,9 @@ class ExecutionEngine:
             return
         if request.side == "sell":
             field = "stopLoss" if request.stop_loss is not None else "takeProfit"
-            wrong.add(field, "EXITS_ON_SELL", "exits protect a position; a spot sell opens none: use side buy, or drop it")
+            wrong.add(
+                field, "EXITS_ON_SELL", "exits protect a position; a spot sell opens none: use side buy, or drop it"
+            )
             return
         reference = plan.reference_price
         assert reference is not None
@@ -306,7 +311,9 @@ class ExecutionEngine:
         if request.stop_loss is not None and request.stop_loss >= reference:
             wrong.add("stopLoss", "INVALID_STOP", f"the stop of a buy must be below its price of about {price}")
         if request.take_profit is not None and request.take_profit <= reference:
-            wrong.add("takeProfit", "INVALID_TAKE_PROFIT", f"the target of a buy must be above its price of about {price}")
+            wrong.add(
+                "takeProfit", "INVALID_TAKE_PROFIT", f"the target of a buy must be above its price of about {price}"
+            )
 
     def _check_trigger(self, plan: Plan, request: SubmitOrder, wrong: _Wrong) -> None:
         """A held order that the market has already reached would not wait: say so instead of trading at once."""
@@ -324,9 +331,7 @@ class ExecutionEngine:
         self.kernel.outbox.send(self.venues[order.wallet].place, message)
 
     def cancel(self, order: Order) -> None:
-        message = CancelAtVenue(
-            client_id=order.venue_client_id, pair=order.pair, venue_order_id=order.venue_order_id
-        )
+        message = CancelAtVenue(client_id=order.venue_client_id, pair=order.pair, venue_order_id=order.venue_order_id)
         self.kernel.outbox.send(self.venues[order.wallet].cancel, message)
 
     def amend(self, order: Order) -> None:

@@ -1,6 +1,6 @@
 """Which venue takes an order: the manual's score, from the books, the fees and how the venue has behaved.
 
-    score = 0.4 liquidity + 0.3 fee + 0.2 reliability + 0.1 speed          each 0..1
+score = 0.4 liquidity + 0.3 fee + 0.2 reliability + 0.1 speed          each 0..1
 """
 
 from decimal import Decimal
@@ -65,9 +65,8 @@ def score(exchange: str, liquidity: float, fee: Decimal, worst_fee: Decimal, sta
     fee_part = 1.0 if worst_fee <= 0 else 1 - float(fee / worst_fee)
     reliability, speed = stats.reliability, stats.speed
     total = (
-        WEIGHT_LIQUIDITY * liquidity
-        + WEIGHT_FEE * fee_part
-        + WEIGHT_RELIABILITY * reliability
-        + WEIGHT_SPEED * speed
+        WEIGHT_LIQUIDITY * liquidity + WEIGHT_FEE * fee_part + WEIGHT_RELIABILITY * reliability + WEIGHT_SPEED * speed
     )
-    return VenueScore(exchange, round(total, 4), round(liquidity, 4), round(fee_part, 4), round(reliability, 4), round(speed, 4))
+    return VenueScore(
+        exchange, round(total, 4), round(liquidity, 4), round(fee_part, 4), round(reliability, 4), round(speed, 4)
+    )

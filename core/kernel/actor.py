@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Actor:
     """A part of the service that owns some state and reacts to messages.
 
-    A subclass lists what it handles in `handles()`, restores itself in `restore()` before any message comes, and begins its
-    timers in `start()`. It touches nothing but its own state, the bus and the outbox.
+    A subclass lists what it handles in `handles()`, restores itself in `restore()` before any message comes, and begins
+    its timers in `start()`. It touches nothing but its own state, the bus and the outbox.
     """
 
     def __init__(self, kernel: "Kernel") -> None:

@@ -66,8 +66,8 @@ class Bus:
                 self._finish(rest, message)
         dropped = len(queue)
         queue.clear()
-        error = RuntimeError(f"more than {self.CASCADE_MAX} messages from one input; {dropped} dropped")
-        self._on_fault(self.publish, message, error)
+        loop = RuntimeError(f"more than {self.CASCADE_MAX} messages from one input; {dropped} dropped")
+        self._on_fault(self.publish, message, loop)
 
     def _finish(self, rest: Iterator[Handler], message: Any) -> None:
         """Give the message to the handlers behind one that raised."""

@@ -1,6 +1,7 @@
 """Time as something that is handed in: `now_ns`, and callbacks that come due.
 
-`SystemClock` runs on the event loop; `ManualClock` stands still until it is advanced, and then runs what came due in order.
+`SystemClock` runs on the event loop; `ManualClock` stands still until it is advanced, and then runs what came due in
+order.
 """
 
 import heapq

@@ -2,20 +2,20 @@
 
     input -> actors (sync, in memory) -> outbox [records | effects] -> store commit -> effects leave
 
-One commit is in flight at a time; inputs that come meanwhile share the next one. A commit that fails because the store is
-away stays first in line until it succeeds, so effects keep their order and are never lost or released early.
+One commit is in flight at a time; inputs that come meanwhile share the next one. A commit that fails because the store
+is away stays first in line until it succeeds, so effects keep their order and are never lost or released early.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from ..model.errors import StoreError, StoreFenced
+from ..model.errors import StoreCorrupt, StoreError, StoreFenced
 from ..model.messages import Faulted, StoreStateChanged
 from ..state.batch import Batch
 from .actor import Actor
 from .bus import Bus, Handler
 from .clock import MS_NS, Clock
-from .outbox import Effect, Event, Outbox, Parcel
+from .outbox import Effect, Event, Outbox, Parcel, encode_record
 
 
 class CommitStore(Protocol):
@@ -23,8 +23,11 @@ class CommitStore(Protocol):
 
     def commit(self, batch: Batch, done: Callable[[StoreError | None], None]) -> None: ...
 
+    def commit_whole(self, batch: Batch, done: Callable[[StoreError | None], None]) -> None: ...
+
 
 FeedListener = Callable[[list[Event]], None]
+Record = tuple[str, str, Any]  # table, key, record
 
 
 class Kernel:
@@ -52,6 +55,9 @@ class Kernel:
         self.feed: list[FeedListener] = []
         self.on_fatal = on_fatal
         self.on_fault = on_fault
+        # Everything that is kept, for a store that came back with less than it had acknowledged.
+        self.everything: Callable[[], Iterable[Record]] = tuple
+        self.rewrite_count = 0
         self.faults: list[Faulted] = []
         self.fault_count = 0
         self.store_up = True
@@ -151,11 +157,21 @@ class Kernel:
             return
         if self.store_up:
             self._store_state(False, str(error))
-        self.clock.call_in(self.RETRY_NS, self._retry)
+        self.clock.call_in(self.RETRY_NS, self._retry, isinstance(error, StoreCorrupt))
 
-    def _retry(self) -> None:
-        if self._parcel is not None:
-            self.store.commit(self._parcel.batch, self._committed)
+    def _retry(self, lost_data: bool) -> None:
+        parcel = self._parcel
+        if parcel is None:
+            return
+        if not lost_data:
+            self.store.commit(parcel.batch, self._committed)
+            return
+        # Redis has less than it acknowledged (a power cut under everysec). This process, still the writer, has it all.
+        self.rewrite_count += 1
+        batch = parcel.batch
+        batch.puts = [(table, key, encode_record(record)) for table, key, record in self.everything()]
+        batch.deletes = []
+        self.store.commit_whole(batch, self._committed)
 
     def _store_state(self, up: bool, why: str) -> None:
         self.store_up, self.store_why = up, why

@@ -1,7 +1,7 @@
 """Records | effects: what one commit makes durable, and what may leave the process after it.
 
-Always true here: an effect leaves only after every record and event that was put before it is committed. A record that is put
-twice before a commit is written once, as it then is; an event is encoded when it happens.
+Always true here: an effect leaves only after every record and event that was put before it is committed. A record that
+is put twice before a commit is written once, as it then is; an event is encoded when it happens.
 """
 
 from collections.abc import Callable

@@ -103,9 +103,6 @@ _NAMES: Final = {
 }
 
 
-_CHANGED: Final = (APPLIED, CROSSED, DEPLETED)
-
-
 def status_name(status: int) -> str:
     """The words for a status, for a log line or an error."""
     return _NAMES.get(status, f"status {status}")
@@ -119,6 +116,7 @@ class Book:
         "_bids",
         "_frame_bytes_max",
         "_scratch",
+        "_sides",
         "_state",
         "best_ask_lots",
         "best_ask_ticks",
@@ -158,8 +156,11 @@ class Book:
         self._state = np.zeros(STATE_CELLS, np.int64)
         self._state[PRICE_GRID : PRICE_GRID + 5] = _grid("tick", price_decimals, tick_units)
         self._state[QTY_GRID : QTY_GRID + 5] = _grid("lot", qty_decimals, lot_units)
-        self._bids = _side(depth_max, -1)
-        self._asks = _side(depth_max, 1)
+        self._sides = np.zeros((2, 2, HEADER + 2 * depth_max), np.int64)
+        self._bids, self._asks = self._sides
+        self._bids[1, 1], self._asks[1, 1] = -1, 1
+        clear(self._bids)
+        clear(self._asks)
         # Kept by the last frame that changed the book:
         self.synced = False
         self.crossed = False
@@ -170,13 +171,30 @@ class Book:
         self.best_ask_ticks = self.best_ask_lots = 0
         self._reserve(LEVEL_BYTES_MIN * (depth_max + 2))
 
-    def apply(self, frame: bytes | memoryview, local_ns: int = 0) -> int:
+    def apply(self, frame: bytes | memoryview, local_ns: int = 0, *, kind: int = DIFF) -> int:
         """A diff frame: APPLIED, CROSSED, STALE, GAP, UNSYNCED, DEPLETED, OTHER, or a refusal (negative)."""
-        return self._update(frame, DIFF, local_ns)
+        if type(frame) is not bytes:
+            frame = bytes(frame)  # one type of frame is one set of machine code; the copy costs 0.1 us
+        if len(frame) > self._frame_bytes_max and not self._reserve(len(frame)):
+            return TOO_LONG
+        status, synced, update_id, event_ns, bid, bid_lots, ask, ask_lots = update(
+            frame, kind, self._state, self._sides, self._scratch
+        )
+        self.synced = synced == 1
+        if status == APPLIED or status == CROSSED or status == DEPLETED:  # noqa: SIM109 (cheaper)
+            self.crossed = status == CROSSED
+            self.update_id = update_id
+            self.event_ns = event_ns
+            self.local_ns = local_ns
+            self.best_bid_ticks = bid
+            self.best_bid_lots = bid_lots
+            self.best_ask_ticks = ask
+            self.best_ask_lots = ask_lots
+        return status
 
     def load_snapshot(self, frame: bytes | memoryview, local_ns: int = 0) -> int:
         """A snapshot frame replaces the book and makes it synced: APPLIED, STALE, OTHER, or a refusal (negative)."""
-        return self._update(frame, SNAPSHOT, local_ns)
+        return self.apply(frame, local_ns, kind=SNAPSHOT)
 
     def set_levels(
         self,
@@ -200,7 +218,7 @@ class Book:
             self._state[cell] = len(table)
         self._state[SNAPSHOT_ID], self._state[TIME] = update_id, 0
         before, self._state[SYNCED] = self._state[SYNCED], 0
-        status = self._update(b"", TABLE, local_ns)
+        status = self.apply(b"", local_ns, kind=TABLE)
         if status < 0:
             self._state[SYNCED] = before
             self.synced = bool(before)
@@ -250,26 +268,6 @@ class Book:
         """How many levels the last depth frame held, both sides."""
         return int(self._state[BID_COUNT]) + int(self._state[ASK_COUNT])
 
-    def _update(self, frame: bytes | memoryview, kind: int, local_ns: int) -> int:
-        if type(frame) is not bytes:
-            frame = bytes(frame)  # one type of frame is one set of machine code; the copy costs 0.1 us
-        if len(frame) > self._frame_bytes_max and not self._reserve(len(frame)):
-            return TOO_LONG
-        status, synced, update_id, event_ns, bid, bid_lots, ask, ask_lots = update(
-            frame, kind, self._state, self._bids, self._asks, self._scratch
-        )
-        self.synced = synced == 1
-        if status in _CHANGED:
-            self.crossed = status == CROSSED
-            self.update_id = update_id
-            self.event_ns = event_ns
-            self.local_ns = local_ns
-            self.best_bid_ticks = bid
-            self.best_bid_lots = bid_lots
-            self.best_ask_ticks = ask
-            self.best_ask_lots = ask_lots
-        return status
-
     def _read(self, frame: bytes | memoryview) -> tuple[int, int, int, int, int, int, int]:
         if type(frame) is not bytes:
             frame = bytes(frame)
@@ -296,13 +294,6 @@ def peek(frame: bytes | memoryview) -> tuple[int, int, bytes, bytes]:
         frame = bytes(frame)
     status, kind, symbol, symbol_end, stream, stream_end, _ = read(frame, _PEEK_STATE, _PEEK_SCRATCH, True)
     return status, kind, frame[symbol:symbol_end], frame[stream:stream_end]
-
-
-def _side(depth_max: int, sign: int) -> Ints:
-    side = np.zeros((2, HEADER + 2 * depth_max), np.int64)
-    side[1, 1] = sign
-    clear(side)
-    return side
 
 
 def _grid(name: str, decimals: int, step: int) -> Ints:

@@ -101,13 +101,13 @@ def find(side: Ints, key: int, rank: int) -> int:
     step, low = 1, rank
     while rank < count and sign * side[0, first + rank] < key:
         low, rank, step = rank + 1, rank + step, step * 2
-    high = min(rank, count)
-    while low < high:
-        middle = (low + high) >> 1
-        if sign * side[0, first + middle] < key:
-            low = middle + 1
-        else:
-            high = middle
+    # The rest is the binary search that compiles to selections, not jumps: which way it goes cannot be predicted.
+    length = min(rank, count) - low
+    while length > 0:
+        half = length >> 1
+        worse = sign * side[0, first + low + half] >= key
+        low = low if worse else low + half + 1
+        length = half if worse else length - half - 1
     return low
 
 
@@ -278,13 +278,14 @@ def take_snapshot(state: Ints, bids: Ints, asks: Ints, scratch: Ints) -> int:
 
 @compiled
 def update(
-    frame: bytes, kind: int, state: Ints, bids: Ints, asks: Ints, scratch: Ints
+    frame: bytes, kind: int, state: Ints, sides: Ints, scratch: Ints
 ) -> tuple[int, int, int, int, int, int, int, int]:
     """A DIFF or SNAPSHOT frame into the book: (status, synced, update id, event ns, best bid, lots, best ask, lots).
 
     With kind TABLE there is no frame: the levels, counts and id are what the owner has put into scratch and state.
     """
     status = APPLIED
+    bids, asks = sides[0], sides[1]
     if kind != TABLE:
         status = decode(frame, state, scratch, False)
         if status == APPLIED and state[KIND] != kind:

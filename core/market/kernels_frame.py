@@ -37,6 +37,7 @@ from .kernels_text import (
     ZERO,
     Ints,
     expect,
+    load8,
     number,
     same,
     scalar_end,
@@ -72,40 +73,52 @@ _DATA, _RESULT, _STREAM, _BIDS, _ASKS, _SNAPSHOT_ID, _DEPTH_UPDATE, _TRADE, _BOO
 )
 
 
+_TO_QTY = np.uint64(int.from_bytes(b'","', "little"))
+_TO_QTY_MASK = np.uint64(2**24 - 1)
+_TO_LEVEL = np.uint64(int.from_bytes(b'"],["', "little"))
+_TO_LEVEL_MASK = np.uint64(2**40 - 1)
+
+
 @compiled
 def levels(frame: bytes, i: int, n: int, state: Ints, scratch: Ints, row: int) -> tuple[int, int]:
-    """[["price","quantity"], ...] at `i` into two scratch rows: (index after it or a status, how many)."""
+    """[["price","quantity"], ...] at `i` into two scratch rows: (index after it or a status, how many).
+
+    What stands between the numbers is compared in one go where it is written without white space.
+    """
     count = 0
     i = space(frame, i + 1, n)
     if i < n and frame[i] == LIST_END:
         return i + 1, 0
-    while True:
-        i = expect(frame, expect(frame, i, n, LIST), n, QUOTE)
-        if i < 0:
-            return NONSENSE, count
+    i = expect(frame, expect(frame, i, n, LIST), n, QUOTE)
+    while i >= 0:
         price, i = number(frame, i, n, state, PRICE_GRID)
         if price <= 0:
             return (price if price < 0 else NONSENSE), count
-        i = expect(frame, expect(frame, i + 1, n, COMMA), n, QUOTE)
-        if i < 0:
-            return NONSENSE, count
+        if i + 8 <= n and load8(frame, i) & _TO_QTY_MASK == _TO_QTY:
+            i += 3
+        else:
+            i = expect(frame, expect(frame, i + 1, n, COMMA), n, QUOTE)
+            if i < 0:
+                break
         lots, i = number(frame, i, n, state, QTY_GRID)
         if lots < 0:
             return lots, count
-        i = expect(frame, i + 1, n, LIST_END)
-        if i < 0:
-            return NONSENSE, count
         if count >= scratch.shape[1]:
             return TOO_LONG, count
         scratch[row, count] = price
         scratch[row + 1, count] = lots
         count += 1
+        if i + 8 <= n and load8(frame, i) & _TO_LEVEL_MASK == _TO_LEVEL:
+            i += 5
+            continue
+        i = expect(frame, i + 1, n, LIST_END)
+        if i < 0:
+            break
         i = space(frame, i, n)
         if i < n and frame[i] == LIST_END:
             return i + 1, count
-        i = expect(frame, i, n, COMMA)
-        if i < 0:
-            return NONSENSE, count
+        i = expect(frame, expect(frame, expect(frame, i, n, COMMA), n, LIST), n, QUOTE)
+    return NONSENSE, count
 
 
 @compiled

@@ -1,8 +1,8 @@
 """Exact decimal arithmetic: the context that every sum of money is computed in.
 
-Importing this module sets 60 digits of precision for this thread and for threads and tasks that start later. The largest
-product that occurs (quantity up to 1e7 with 18 decimals, price up to 1e6 with 12 decimals, fee with 6) has 49 digits, so
-additions and products are exact; the only roundings are the ones that are written out with `quantize`.
+Importing this module sets 60 digits of precision for this thread and for threads and tasks that start later. The
+largest product that occurs (quantity up to 1e7 with 18 decimals, price up to 1e6 with 12 decimals, fee with 6) has 49
+digits, so additions and products are exact; the only roundings are the ones that are written out with `quantize`.
 """
 
 import decimal
@@ -25,7 +25,8 @@ def plain(value: Decimal) -> str:
 
 
 def tidy(value: Decimal) -> Decimal:
-    """The same number without trailing zeros and without a positive exponent, so that it prints plainly."""
-    value = value.normalize()
-    exponent = value.as_tuple().exponent
-    return value.quantize(ONE) if isinstance(exponent, int) and exponent > 0 else value
+    """The same number without trailing zeros and without a positive exponent, so that it prints plainly.
+
+    Adding zero brings a positive exponent down to zero: 5E+3 becomes 5000.
+    """
+    return value.normalize() + ZERO

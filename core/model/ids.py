@@ -61,8 +61,8 @@ class Ids:
         return f"POS_{self.counters.position:03d}"
 
     def venue_client_id(self, order_id: str, attempt: int) -> str:
-        """At most 36 characters of [a-z0-9-], the shortest bound of a venue: a node of 12, a day of 6, 8 for the number and
-        4 for the attempt."""
+        """At most 36 characters of [a-z0-9-], the shortest bound of a venue: a node of 12, a day of 6, 8 for the
+        number and 4 for the attempt."""
         return f"tbx-{self.node}-{order_id[6:12]}{order_id[13:]}-{attempt}"
 
     def order_of(self, venue_client_id: str) -> str | None:

@@ -98,7 +98,7 @@ class ClosePosition(msgspec.Struct, frozen=True, kw_only=True):
 # --- to a venue (effects) and back ---------------------------------------------------------------------------------
 
 
-class PlaceAtVenue(msgspec.Struct, frozen=True, kw_only=True):
+class PlaceAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a venue needs in order to take an order; its intent is committed before this leaves."""
 
     client_id: str  # unique for node, order and attempt
@@ -111,27 +111,27 @@ class PlaceAtVenue(msgspec.Struct, frozen=True, kw_only=True):
     post_only: bool = False
 
 
-class CancelAtVenue(msgspec.Struct, frozen=True, kw_only=True):
+class CancelAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     client_id: str
     pair: str
     venue_order_id: str | None = None
 
 
-class AmendAtVenue(msgspec.Struct, frozen=True, kw_only=True):
+class AmendAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     client_id: str
     pair: str
     amend: Amend
     venue_order_id: str | None = None
 
 
-class VenueAccepted(msgspec.Struct, frozen=True, kw_only=True):
+class VenueAccepted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     venue: str
     client_id: str
     venue_order_id: str
     timestamp_ns: int
 
 
-class VenueRejected(msgspec.Struct, frozen=True, kw_only=True):
+class VenueRejected(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The venue refused the order: it is proven not taken."""
 
     venue: str
@@ -141,7 +141,7 @@ class VenueRejected(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ns: int
 
 
-class VenueFilled(msgspec.Struct, frozen=True, kw_only=True):
+class VenueFilled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     venue: str
     client_id: str
     venue_order_id: str
@@ -154,7 +154,7 @@ class VenueFilled(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ns: int
 
 
-class VenueEnded(msgspec.Struct, frozen=True, kw_only=True):
+class VenueEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The order is off the venue's book: cancelled, or expired by its time in force."""
 
     venue: str
@@ -164,7 +164,7 @@ class VenueEnded(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ns: int
 
 
-class VenueAmended(msgspec.Struct, frozen=True, kw_only=True):
+class VenueAmended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     venue: str
     client_id: str
     qty_lots: int
@@ -172,7 +172,7 @@ class VenueAmended(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ns: int
 
 
-class VenueRequestFailed(msgspec.Struct, frozen=True, kw_only=True):
+class VenueRequestFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A cancel or an amend was refused; the order itself is as it was."""
 
     venue: str
@@ -183,7 +183,7 @@ class VenueRequestFailed(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ns: int
 
 
-class VenueStateChanged(msgspec.Struct, frozen=True, kw_only=True):
+class VenueStateChanged(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     venue: str
     connected: bool
     reason: str
@@ -193,7 +193,7 @@ class VenueStateChanged(msgspec.Struct, frozen=True, kw_only=True):
 # --- market data ---------------------------------------------------------------------------------------------------
 
 
-class BookUpdated(msgspec.Struct, frozen=True):
+class BookUpdated(msgspec.Struct, frozen=True, gc=False):
     """A book changed and is consistent; read it from `MarketData.book(exchange, pair)`."""
 
     exchange: str
@@ -201,7 +201,7 @@ class BookUpdated(msgspec.Struct, frozen=True):
     timestamp_ns: int
 
 
-class TradePrinted(msgspec.Struct, frozen=True):
+class TradePrinted(msgspec.Struct, frozen=True, gc=False):
     """Somebody traded."""
 
     exchange: str
@@ -215,7 +215,7 @@ class TradePrinted(msgspec.Struct, frozen=True):
 # --- inside --------------------------------------------------------------------------------------------------------
 
 
-class OrderFilled(msgspec.Struct, frozen=True):
+class OrderFilled(msgspec.Struct, frozen=True, gc=False):
     """A fill was applied to its order; the portfolio follows."""
 
     order: Order
@@ -223,14 +223,14 @@ class OrderFilled(msgspec.Struct, frozen=True):
     reserved_change: Decimal  # of the order's reservation, negative when funds are set free
 
 
-class OrderChanged(msgspec.Struct, frozen=True):
+class OrderChanged(msgspec.Struct, frozen=True, gc=False):
     """An order moved; `type` is the name of the API event."""
 
     order: Order
     type: str
 
 
-class TriggerReached(msgspec.Struct, frozen=True):
+class TriggerReached(msgspec.Struct, frozen=True, gc=False):
     """The market reached a held order's stop price."""
 
     order_id: str
@@ -238,18 +238,18 @@ class TriggerReached(msgspec.Struct, frozen=True):
     timestamp_ns: int
 
 
-class ExitUnsold(msgspec.Struct, frozen=True):
+class ExitUnsold(msgspec.Struct, frozen=True, gc=False):
     """An attempt of a triggered exit is over at the venue, and some of it is not sold."""
 
     order: Order
 
 
-class StoreStateChanged(msgspec.Struct, frozen=True):
+class StoreStateChanged(msgspec.Struct, frozen=True, gc=False):
     up: bool
     reason: str
 
 
-class Faulted(msgspec.Struct, frozen=True):
+class Faulted(msgspec.Struct, frozen=True, gc=False):
     """An actor raised: a bug. The trading state is HALTED by it."""
 
     where: str

@@ -225,6 +225,13 @@ def average_price(order: Order) -> Decimal | None:
     return neat((order.cost * order.tick / filled).quantize(AVERAGE_STEP))
 
 
+def linked_orders(order: Order) -> LinkedOrders:
+    """The exits of an entry; an exit has none of its own."""
+    if order.parent_id is not None:
+        return LinkedOrders()
+    return LinkedOrders(order.stop_loss_id, order.take_profit_id)
+
+
 def order_update(order: Order) -> OrderUpdate:
     """The compact form for events; made for every change of every order."""
     tick, lot, price, stop, filled = order.tick, order.lot, order.price_ticks, order.stop_ticks, order.filled_lots
@@ -293,7 +300,7 @@ def order_placed(submitted: Submitted) -> OrderPlaced:
         order.risk,
         None if cost is None else neat(cost),
         None if fees is None else neat(fees),
-        LinkedOrders(order.stop_loss_id, order.take_profit_id),
+        linked_orders(order),
         order.warnings,
     )
 
@@ -332,7 +339,7 @@ def order_view(order: Order, fills: Sequence[Fill] = (), legs: Iterable["OrderVi
         execution_time=None if filled_ms is None else filled_ms - submit_ms,
         post_only=order.post_only,
         parent_order_id=order.parent_id,
-        linked_orders=LinkedOrders(order.stop_loss_id, order.take_profit_id),
+        linked_orders=linked_orders(order),
         protected_quantity=order.protected,
         reserved=order.reserved,
         cancel_requested=order.cancel_requested,

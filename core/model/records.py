@@ -1,7 +1,11 @@
 """What is kept: one struct for each JSON value in Redis.
 
 Prices and quantities are whole ticks and lots; `tick` and `lot` stand beside them so that a record can be read alone
-(price = price_ticks x tick) and stays true when a venue changes its grid. Money is Decimal text. Times are UTC nanoseconds.
+(price = price_ticks x tick) and stays true when a venue changes its grid. Money is Decimal text. Times are UTC
+nanoseconds.
+
+None of these can be part of a reference cycle, so the garbage collector does not follow them (`gc=False`): tens of
+thousands are held for the life of the process.
 """
 
 from decimal import Decimal
@@ -34,7 +38,7 @@ class State(Enum):
     EXPIRED = "EXPIRED"
 
 
-class Check(msgspec.Struct, frozen=True, rename="camel"):
+class Check(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """One pre-trade check: what was allowed and what it would have been."""
 
     name: str
@@ -44,7 +48,7 @@ class Check(msgspec.Struct, frozen=True, rename="camel"):
     detail: str | None = None  # in words, always where it did not pass
 
 
-class RiskValidation(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class RiskValidation(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
     """The manual's `riskValidation`, with every check that was made."""
 
     passed: bool
@@ -55,7 +59,7 @@ class RiskValidation(msgspec.Struct, frozen=True, rename="camel", omit_defaults=
     checks: tuple[Check, ...] = ()
 
 
-class SignalData(msgspec.Struct, frozen=True, omit_defaults=True):
+class SignalData(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Who wanted the order, as given."""
 
     source: str | None = None
@@ -63,7 +67,7 @@ class SignalData(msgspec.Struct, frozen=True, omit_defaults=True):
     strategy: str | None = None
 
 
-class Order(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """An order through its whole life. Only `core/orders` changes one."""
 
     # for the life of the order
@@ -152,14 +156,14 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True):
 ENDED = frozenset({State.FILLED, State.CANCELLED, State.REJECTED, State.EXPIRED})
 
 
-class Amend(msgspec.Struct, frozen=True, omit_defaults=True):
+class Amend(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """New values that the venue was asked for; None leaves a value as it is."""
 
     qty_lots: int | None = None
     price_ticks: int | None = None
 
 
-class Fill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Fill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Part or all of an order traded at a venue."""
 
     fill_id: str
@@ -222,7 +226,7 @@ class Position(msgspec.Struct, kw_only=True, omit_defaults=True):
     trip_realised: Decimal = ZERO  # realised since the position was last opened
 
 
-class EquitySample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EquitySample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The portfolio's worth at a moment, in base currency."""
 
     timestamp_ns: int

@@ -6,7 +6,7 @@ figure of a position is in its quote currency, every figure of the summary in th
 """
 
 from collections.abc import Callable
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import Decimal
 
 import msgspec
 
@@ -15,36 +15,35 @@ from .exact import ONE, ZERO
 MONEY = Decimal("1E-8")
 PRICE = Decimal("1E-12")
 PERCENT = Decimal("1E-4")
-_UNITS_A_ONE = 10**8
-_RATIO = Context(prec=24, rounding=ROUND_HALF_EVEN)  # of a quotient that is rounded to 4 decimals right after
 
 
 def shown(value: Decimal, step: Decimal = MONEY) -> Decimal:
     """The value rounded to a step, without trailing zeros, exponent or negative zero."""
-    value = value.quantize(step).normalize()
-    if not value:
-        return ZERO
-    return value if value.as_tuple().exponent < 0 else value.quantize(ONE)  # type: ignore[operator]
+    # Adding zero turns the exponent of 1.6E+2 into 160, and minus zero into zero.
+    return value.quantize(step).normalize() + ZERO
 
 
 def shown_units(units: int) -> Decimal:
     """`shown` of an amount that is already a whole number of 1E-8."""
-    if units % _UNITS_A_ONE == 0:
-        return Decimal(units // _UNITS_A_ONE)
-    return (MONEY * units).normalize()
+    return (MONEY * units).normalize() + ZERO
+
+
+def shown_percent(units: int) -> Decimal:
+    """`shown` of a percentage that is already a whole number of 1E-4."""
+    return (PERCENT * units).normalize() + ZERO
 
 
 def ratio(part: Decimal, whole: Decimal) -> Decimal:
     """part / whole to 4 decimals; 0 where there is nothing to divide by."""
-    return shown(_RATIO.divide(part, whole), PERCENT) if whole else ZERO
+    return shown(part / whole, PERCENT) if whole else ZERO
 
 
 def percent(part: Decimal, whole: Decimal) -> Decimal:
     """part / whole in percent to 4 decimals; 0 where there is nothing to divide by."""
-    return shown(_RATIO.divide(part.scaleb(2), whole), PERCENT) if whole else ZERO
+    return shown(part * 100 / whole, PERCENT) if whole else ZERO
 
 
-class RiskMetricsView(msgspec.Struct, frozen=True, rename="camel"):
+class RiskMetricsView(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """Of one position; on spot nothing is borrowed."""
 
     position_size: Decimal  # share of equity: 0.39 is 39 %
@@ -53,7 +52,7 @@ class RiskMetricsView(msgspec.Struct, frozen=True, rename="camel"):
     liquidation_price: Decimal | None = None
 
 
-class PositionView(msgspec.Struct, frozen=True, rename="camel"):
+class PositionView(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """One open position."""
 
     id: str
@@ -73,7 +72,7 @@ class PositionView(msgspec.Struct, frozen=True, rename="camel"):
     risk_metrics: RiskMetricsView
 
 
-class BalanceView(msgspec.Struct, frozen=True, rename="camel"):
+class BalanceView(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """One currency at one exchange."""
 
     currency: str
@@ -83,7 +82,7 @@ class BalanceView(msgspec.Struct, frozen=True, rename="camel"):
     exchange: str
 
 
-class UnpricedView(msgspec.Struct, frozen=True, rename="camel"):
+class UnpricedView(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """A balance that no market prices in base currency; it is in no total."""
 
     currency: str

@@ -1,12 +1,13 @@
 """Linked orders: the exits of an entry, one cancels the other, sized to what was really bought.
 
-Theory of operation. The exits of an entry exist from the start, pending and not armed. After each fill of the entry they are
-sized to the filled quantity net of fees taken in the base asset, rounded down to lots, and armed. The first exit that
-the market reaches disarms the other, sells what it covers at the market, and goes on with new attempts until all of it is
-sold or only dust is left; then the other is cancelled. When the base was sold in another way the exits shrink with it.
+Theory of operation. The exits of an entry exist from the start, pending and not armed. After each fill of the entry
+they are sized to the filled quantity net of fees taken in the base asset, rounded down to lots, and armed. The first
+exit that the market reaches disarms the other, sells what it covers at the market, and goes on with new attempts until
+all of it is sold or only dust is left; then the other is cancelled. When the base was sold in another way the exits
+shrink with it.
 
-Always true here: within the commit of a fill the exits cover the entry's filled quantity (`protected` of the entry says how
-much); an exit never sells more than the wallet holds.
+Always true here: within the commit of a fill the exits cover the entry's filled quantity (`protected` of the entry says
+how much); an exit never sells more than the wallet holds.
 """
 
 from ..kernel.actor import Actor
@@ -146,7 +147,8 @@ class Brackets(Actor):
         self._sell(order, now_ns)
 
     def on_unsold(self, message: ExitUnsold) -> None:
-        """An attempt of a triggered exit has ended and something is left: try again shortly, for as long as it takes."""
+        """An attempt of a triggered exit has ended and something is left: try again shortly, for as long as it
+        takes."""
         self.clock.call_in(NEXT_ATTEMPT_NS, self.kernel.run, self._again, message.order)
 
     def _again(self, order: Order) -> None:

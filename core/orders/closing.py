@@ -1,5 +1,5 @@
-"""Closing a position: one market order for what can be sold. Its exits shrink with its fills, so the position is never without
-them before it is gone, and keeps them where the closing order is refused."""
+"""Closing a position: one market order for what can be sold. Its exits shrink with its fills, so the position is never
+without them before it is gone, and keeps them where the closing order is refused."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
 """Bounded history: ended orders and their fills leave memory and Redis for the archive, the oldest first.
 
-Always true here: an order leaves only after the archive has it on disk, with all its fills; open orders never leave. A crash
-between the archive's write and the delete leaves an order in both places, and the next round moves it again.
+Always true here: an order leaves only after the archive has it on disk, with all its fills; open orders never leave. A
+crash between the archive's write and the delete leaves an order in both places, and the next round moves it again.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +19,7 @@ from ..state.archive import ArchivedOrder, ArchivedTrade
 from .registry import Orders
 
 # Writes to the archive away from the event loop and calls back on it, with the error if it failed.
-ArchiveWrite = Callable[
-    [Sequence[ArchivedOrder], Sequence[ArchivedTrade], Callable[[StoreError | None], None]], None
-]
+ArchiveWrite = Callable[[Sequence[ArchivedOrder], Sequence[ArchivedTrade], Callable[[StoreError | None], None]], None]
 
 
 class HistoryLimits(msgspec.Struct, frozen=True):

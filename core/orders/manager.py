@@ -1,7 +1,7 @@
 """OrderManager: takes commands, makes orders of them, and sees each one through.
 
-Always true here: a command is answered exactly once, after the commit that made its outcome durable; the same request twice is
-one order; an intent is committed under a venue client id of its own before it can leave.
+Always true here: a command is answered exactly once, after the commit that made its outcome durable; the same request
+twice is one order; an intent is committed under a venue client id of its own before it can leave.
 """
 
 import heapq
@@ -13,7 +13,7 @@ import msgspec
 from ..execution.engine import ExecutionEngine, Plan
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
-from ..kernel.clock import MS_NS, SECOND_NS, Timer
+from ..kernel.clock import MS_NS, Timer
 from ..kernel.kernel import Kernel
 from ..model.exact import ZERO, plain
 from ..model.ids import Ids
@@ -25,8 +25,8 @@ from ..model.messages import (
     PlaceAtVenue,
     Refusal,
     Reply,
-    Submitted,
     SubmitOrder,
+    Submitted,
 )
 from ..model.records import Amend, Order, State, TimeInForce
 from ..portfolio.ledger import Ledger
@@ -57,7 +57,8 @@ def reservation(order: Order, instrument: Instrument) -> Decimal:
 
 
 class OrderManager(Actor):
-    """Commands in, orders out. What venues say comes in through `reports.Reports`, links live in `brackets.Brackets`."""
+    """Commands in, orders out. What venues say comes in through `reports.Reports`, links live in
+    `brackets.Brackets`."""
 
     SWEEP_NS = 250 * MS_NS  # how often timeouts are looked at
 
@@ -131,7 +132,7 @@ class OrderManager(Actor):
             order.state, order.reason, order.code = State.EXPIRED, plan.unfillable, "FOK_UNFILLABLE"
             self.orders.add(order)
         else:
-            self._open(order, request, plan, need)
+            self._open(order, plan, need)
         self.answer(request.reply, Submitted(order, False, plan.estimated_cost, plan.estimated_fees))
 
     def _repeat(self, request: SubmitOrder) -> Submitted | Refusal | None:
@@ -202,13 +203,13 @@ class OrderManager(Actor):
         self.orders.add(order)
         self.answer(reply, Refusal(code=code, detail=order.reason, order=order))
 
-    def _open(self, order: Order, request: SubmitOrder, plan: Plan, need: Decimal) -> None:
+    def _open(self, order: Order, plan: Plan, need: Decimal) -> None:
         if order.stop_ticks is not None:
             self.orders.add(order)
             self.triggers.arm(order)
             self._watch_deadline(order)
             return
-        legs = self._legs(order, request, plan)
+        legs = self._legs(order, plan)
         order.reserved = need
         self.ledger.reserve(order.wallet, order.quote if order.side == "buy" else order.base, need)
         order.state = State.SENT
@@ -218,7 +219,7 @@ class OrderManager(Actor):
             self.orders.add(leg)
         self._place(order)
 
-    def _legs(self, entry: Order, request: SubmitOrder, plan: Plan) -> list[Order]:
+    def _legs(self, entry: Order, plan: Plan) -> list[Order]:
         """The exits of a bracket: pending from the start, armed and sized by the entry's fills."""
         legs = []
         for role, ticks in (("stop_loss", plan.exit_stop_ticks), ("take_profit", plan.exit_target_ticks)):
@@ -285,12 +286,18 @@ class OrderManager(Actor):
         """
         instrument = self.engine.instruments[order.exchange, order.pair]
         if order.side == "buy" and order.price_ticks is None and order.guard_ticks is None:
-            order.guard_ticks = self._guard_price(order, instrument)
+            order.guard_ticks = self._guard_price(order)
         need = reservation(order, instrument) - order.reserved
         currency = order.quote if order.side == "buy" else order.base
         if need > self.ledger.available(order.wallet, currency):
             there = plain(self.ledger.available(order.wallet, currency))
-            self.end(order, Step.REJECT, f"needs {plain(need)} {currency}, available are {there}", "INSUFFICIENT_BALANCE", now_ns)
+            self.end(
+                order,
+                Step.REJECT,
+                f"needs {plain(need)} {currency}, available are {there}",
+                "INSUFFICIENT_BALANCE",
+                now_ns,
+            )
             return False
         state = advance(order.state, Step.SEND)
         assert state is not None, f"{order.order_id} cannot be sent from {order.state}"
@@ -305,7 +312,7 @@ class OrderManager(Actor):
         self._place(order)
         return True
 
-    def _guard_price(self, order: Order, instrument: Instrument) -> int:
+    def _guard_price(self, order: Order) -> int:
         """Of a triggered market buy: the slippage guard around the price as it is now."""
         quote = self.engine.market.quote(order.exchange, order.pair)
         at = quote[1] if quote is not None else order.stop_ticks
@@ -429,16 +436,16 @@ class OrderManager(Actor):
         return change
 
     @staticmethod
-    def _check_amendment(
-        order: Order, change: "_Change", instrument: Instrument, errors: list[dict[str, str]]
-    ) -> None:
+    def _check_amendment(order: Order, change: "_Change", instrument: Instrument, errors: list[dict[str, str]]) -> None:
         def wrong(field: str, code: str, detail: str) -> None:
             errors.append({"field": field, "code": code, "detail": detail})
 
         lots = change.qty_lots
         if lots is not None and lots <= order.filled_lots:
             filled = plain(order.filled_lots * order.lot)
-            wrong("quantity", "QUANTITY_FILLED", f"{filled} is filled already; the quantity must be above it, or cancel")
+            wrong(
+                "quantity", "QUANTITY_FILLED", f"{filled} is filled already; the quantity must be above it, or cancel"
+            )
         elif lots is not None and not instrument.min_lots <= lots <= instrument.max_lots:
             least, most = instrument.quantity(instrument.min_lots), instrument.quantity(instrument.max_lots)
             wrong("quantity", "QUANTITY_RANGE", f"the quantity must be from {plain(least)} to {plain(most)}")
@@ -451,8 +458,8 @@ class OrderManager(Actor):
         price = change.price_ticks if change.price_ticks is not None else order.price_ticks
         rest = (lots if lots is not None else order.qty_lots) - order.filled_lots
         if price is not None and not errors and instrument.amount(price * rest) < instrument.min_notional:
-            least = plain(instrument.min_notional)
-            wrong("quantity", "BELOW_MIN_NOTIONAL", f"the rest would be worth less than {least} {order.quote}")
+            lower = plain(instrument.min_notional)
+            wrong("quantity", "BELOW_MIN_NOTIONAL", f"the rest would be worth less than {lower} {order.quote}")
 
     def _amend_held(self, order: Order, request: AmendOrder, change: "_Change") -> None:
         if change.qty_lots is not None:

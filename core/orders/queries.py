@@ -1,7 +1,7 @@
 """Reading orders and fills: filters, pages and cursors, over what is in memory and what has left for the archive.
 
-Always true here: newest first, by order id (ids rise with time and are never given twice), so that a cursor stays good while
-orders come in and while old ones leave for the archive. Nothing here changes an order.
+Always true here: newest first, by order id (ids rise with time and are never given twice), so that a cursor stays good
+while orders come in and while old ones leave for the archive. Nothing here changes an order.
 """
 
 from collections.abc import Callable, Iterable, Sequence

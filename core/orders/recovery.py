@@ -84,7 +84,12 @@ class Recovery(Actor):
         for order in list(self.orders.open.values()):
             if order.state is State.UNKNOWN:
                 self._ask(order)
-            elif order.state is State.SENT and now_ns - (order.sent_ns or now_ns) > self.ANSWER_MAX_NS:
-                if order.triggered_ns is None:  # an exit between two attempts is not waiting for an answer
-                    self._lose(order, "the venue has not answered", now_ns)
-                    self._ask(order)
+            elif self._overdue(order, now_ns):
+                self._lose(order, "the venue has not answered", now_ns)
+                self._ask(order)
+
+    def _overdue(self, order: Order, now_ns: int) -> bool:
+        """Whether a sent order waits too long for an answer; an exit between two attempts does not wait for one."""
+        if order.state is not State.SENT or order.triggered_ns is not None or order.sent_ns is None:
+            return False
+        return now_ns - order.sent_ns > self.ANSWER_MAX_NS

@@ -1,7 +1,7 @@
 """Every order and fill that is held in memory, and the one way to change what the world sees of them.
 
-Always true here: `orders` and `fills` are in the order in which they came; `open` holds exactly the orders that have not ended;
-a change that is not passed to `changed` or `add_fill` is not committed.
+Always true here: `orders` and `fills` are in the order in which they came; `open` holds exactly the orders that have
+not ended; a change that is not passed to `changed` or `add_fill` is not committed.
 """
 
 from collections.abc import Iterable

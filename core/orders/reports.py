@@ -1,7 +1,8 @@
 """What venues say about orders: accepted, filled, ended, amended, refused; in any order, and more than once.
 
-Always true here: a trade id counts once; a report about an earlier attempt moves nothing but money that was really traded; what a
-venue says was traded is accounted for even where it should not have been possible, and is then reported as a fault.
+Always true here: a trade id counts once; a report about an earlier attempt moves nothing but money that was really
+traded; what a venue says was traded is accounted for even where it should not have been possible, and is then reported
+as a fault.
 """
 
 from collections.abc import Callable

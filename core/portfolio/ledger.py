@@ -25,8 +25,8 @@ class Ledger:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._balances: dict[Account, Balance] = {}
-        # Accounts whose total changed since the valuation last looked; it clears the set.
-        self.changed: set[Account] = set()
+        # Accounts whose total changed since the valuation last looked; it clears them.
+        self.changed: dict[Account, Balance] = {}
 
     def __iter__(self) -> Iterator[Balance]:
         return iter(self._balances.values())
@@ -90,7 +90,7 @@ class Ledger:
         if balance is None:
             balance = self._balances[account] = Balance(wallet=wallet, currency=currency)
         balance.total += delta
-        self.changed.add(account)
+        self.changed[account] = balance
         self._outbox.put("balances", f"{wallet}:{currency}", balance)
 
     def restore(self, balances: Iterable[Balance], reserved: Iterable[tuple[str, str, Decimal]]) -> None:
@@ -98,7 +98,7 @@ class Ledger:
         for balance in balances:
             balance.locked = ZERO
             self._balances[balance.wallet, balance.currency] = balance
-            self.changed.add((balance.wallet, balance.currency))
+            self.changed[balance.wallet, balance.currency] = balance
         for wallet, currency, amount in reserved:
             held = self._balances.get((wallet, currency))
             if held is None:

@@ -8,7 +8,7 @@ did not change.
     OrderFilled -> ledger, position, equity        BookUpdated -> a set        reader -> marks -> rates -> equity
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 
 import msgspec
@@ -201,7 +201,9 @@ class PortfolioManager(Actor):
         """Move the money; returns what a fee in a third currency is worth in quote (0 when nothing prices it)."""
         buy, fee, paid_in = fill.side == "buy", fill.fee, fill.fee_currency
         self.ledger.reserve(fill.wallet, held.quote if buy else held.base, reserved_change)
-        quote, base = (-fill.cost, fill.quantity) if buy else (fill.cost, -fill.quantity)
+        quantity = fill.quantity
+        cost = fill.price * quantity
+        quote, base = (-cost, quantity) if buy else (cost, -quantity)
         third = ZERO
         if paid_in == held.quote:
             quote -= fee
@@ -299,10 +301,12 @@ class PortfolioManager(Actor):
         self.valuation.follow()
         dirty, self._dirty = self._dirty, set()
         rates = self.rates
+        by_market = self._by_market
         for market in dirty:
             if rates.update(market):
                 self.valuation.revalue(rates.moved(market))
-                self.statement.move(self._by_market.get(market, ()))
+                if market in by_market:
+                    self.statement.move(by_market[market])
         self.valuation.revalue(rates.settle())
         if self._without_day_open:
             self._open_day()
@@ -364,6 +368,10 @@ class PortfolioManager(Actor):
             if held.position.position_id == position_id:
                 return held.position
         return None
+
+    def records(self) -> Iterator[tuple[str, Position]]:
+        """Every position on record, open or closed, with its key in the table."""
+        return ((held.key, held.position) for held in self._held.values())
 
     def open_positions(self, paper: bool) -> list[Position]:
         return [held.position for held in self.statement.open.values() if held.paper == paper]

@@ -19,11 +19,14 @@ import numpy.typing as npt
 from ..kernel_cache import compiled, inlined, warms_up
 from ..model.exact import ZERO
 
-QUANTITY_DECIMALS = 8
-PRICE_DECIMALS = 10
-UNIT = Decimal("1E-18")  # of products, costs and sums
+QUANTITY_UNITS = 10**8  # that make one
+PRICE_UNITS = 10**10
+COST_UNITS = 10**18  # of products, costs and sums
 
-FIGURES = 3  # columns of the result: market value, unrealised P&L, day P&L, each in 1E-8
+# Columns of the result: market value, unrealised P&L, day P&L, each in 1E-8, and the two P&Ls in 1E-4 percent: of the
+# cost, and of what the value would be without the day's P&L.
+FIGURES = 5
+ASK = -(2**63)  # in place of a percentage: it is too near a tie, or too great, to be rounded from floating point
 OK, UNPRICED, WIDE = 0, 1, 2  # what a row's status says
 
 Int64s = npt.NDArray[np.int64]
@@ -78,6 +81,35 @@ def round_to_1e8(high: int, low: Any) -> tuple[Any, bool]:
 
 
 @inlined
+def as_float(high: int, low: Any) -> Any:
+    """The nearest double but for two roundings; of a negative one by its magnitude, so that small ones stay exact."""
+    if high >= 0:
+        return np.float64(high) * _TWO64 + np.float64(low)
+    minus_low = np.uint64(np.uint64(0) - low)
+    minus_high = -high - 1 if minus_low != np.uint64(0) else -high
+    return -(np.float64(minus_high) * _TWO64 + np.float64(minus_low))
+
+
+@inlined
+def percentage(part: float, whole: float) -> Any:
+    """100 part / whole rounded to 1E-4, as a whole number of them, or ASK; 0 of nothing.
+
+    Three roundings of double precision are wrong by less than 1e-7 where the result is below 1e8, so away from a tie
+    the rounded result is the exact one.
+    """
+    if whole == 0.0:
+        return np.int64(0)
+    exact = part / whole * 1e6
+    if not -1e8 < exact < 1e8:
+        return np.int64(ASK)
+    below = np.floor(exact)
+    over = exact - below
+    if 0.499999 < over < 0.500001:
+        return np.int64(ASK)
+    return np.int64(below) + (1 if over > 0.5 else 0)
+
+
+@inlined
 def add_to(high: Int64s, low: UInt64s, at: int, x_high: int, x_low: Any) -> bool:
     """Add to sum number `at`; False, and nothing changed, when it would leave 128 bits."""
     new_low = np.uint64(low[at] + x_low)
@@ -110,7 +142,7 @@ def value_positions(
 
     Row: quantity x mark is its value; value - cost its unrealised P&L; value - day its day P&L (day: what the value
     would be if the day had earned nothing). A row with group < 0 is free, one with mark < 0 has no price.
-    figures: (rows, 3) in 1E-8. status: (rows,). sums: value of group g at 2g, its cost at 2g + 1, in 1E-18.
+    figures: (rows, FIGURES). status: (rows,). sums: value of group g at 2g, its cost at 2g + 1, in 1E-18.
     """
     for at in range(len(sums_high)):
         sums_high[at] = 0
@@ -128,6 +160,10 @@ def value_positions(
         figures[row, 0], first = round_to_1e8(value_high, value_low)
         figures[row, 1], second = round_to_1e8(pnl_high, pnl_low)
         figures[row, 2], third = round_to_1e8(today_high, today_low)
+        cost = as_float(cost_high[row], cost_low[row])
+        earned = np.float64(figures[row, 2])
+        figures[row, 3] = percentage(np.float64(figures[row, 1]) * _TO_1E8, cost)
+        figures[row, 4] = percentage(earned, np.float64(figures[row, 0] - figures[row, 2]))
         status[row] = OK if first and second and third else WIDE
         value_sum = 2 * group[row]
         fits &= add_to(sums_high, sums_low, value_sum, value_high, value_low)
@@ -135,9 +171,9 @@ def value_positions(
     return fits
 
 
-def units(value: Decimal, decimals: int) -> int | None:
-    """The value as a whole number of 1E-decimals; None when it is not one."""
-    scaled = value.scaleb(decimals)
+def units(value: Decimal, a_one: int) -> int | None:
+    """The value as a whole number of units, `a_one` of which make 1; None when it is not one."""
+    scaled = value * a_one
     whole = int(scaled)
     return whole if whole == scaled else None
 
@@ -187,8 +223,8 @@ class Columns:
 
     def put(self, row: int, group: int, quantity: Decimal, cost: Decimal, day: Decimal) -> bool:
         """Set a row's holding; False when it does not fit, and then the row is free."""
-        whole = units(quantity, QUANTITY_DECIMALS)
-        costs, days = units(cost, 18), units(day, 18)
+        whole = units(quantity, QUANTITY_UNITS)
+        costs, days = units(cost, COST_UNITS), units(day, COST_UNITS)
         if whole is None or costs is None or days is None or not 0 <= whole < 1 << 63:
             self.group[row] = -1
             return False
@@ -203,7 +239,7 @@ class Columns:
 
     def put_mark(self, row: int, price: Decimal) -> bool:
         """Set a row's price; False when it does not fit, and then the row is free."""
-        whole = units(price, PRICE_DECIMALS)
+        whole = units(price, PRICE_UNITS)
         if whole is None or not 0 <= whole < 1 << 63:
             self.group[row] = -1
             return False

@@ -80,10 +80,11 @@ def _event(position: Position, was_open: bool, now_open: bool) -> str | None:
 
 def _bought(fill: Fill, base: str, quote: str, fee_value: Decimal) -> tuple[Decimal, Decimal, Decimal]:
     """Quantity and cost that the position gains, and what is realised."""
+    quantity, price = fill.quantity, fill.price
     if fill.fee_currency == base:
-        worth = fill.fee * fill.price
-        return fill.quantity - fill.fee, fill.cost - worth, -worth
-    return fill.quantity, fill.cost, -(fill.fee if fill.fee_currency == quote else fee_value)
+        quantity -= fill.fee
+        return quantity, quantity * price, -fill.fee * price
+    return quantity, quantity * price, -(fill.fee if fill.fee_currency == quote else fee_value)
 
 
 def _sold(position: Position, fill: Fill, base: str, quote: str, fee_value: Decimal) -> Decimal:

@@ -78,7 +78,8 @@ class Rates:
         if users is None:
             return []
         for rate in users:
-            rate.value = self._along(rate.path or ())
+            path = rate.path or ()
+            rate.value = self._marks[market] if len(path) == 1 and not path[0][1] else self._along(path)
         return users
 
     def rate(self, exchange: str, currency: str) -> Rate:
@@ -100,14 +101,17 @@ class Rates:
         return changed
 
     def convert(self, exchange: str, source: str, target: str) -> Decimal | None:
-        """Worth of one unit of `source` in `target` now; None when nothing prices it."""
+        """Worth of one unit of `source` in `target` at present prices, not marks; None when nothing prices it."""
         for path in self._paths(exchange, source, target):
-            for market, _ in path:
-                self.update(market)
-            value = self._along(path)
+            value = self._along(path, self._present)
             if value is not None:
                 return value
         return None
+
+    def _present(self, market: Market) -> Decimal | None:
+        """The price now, which leaves the mark as it is for those who still have to follow it."""
+        price = self._mid(*market)
+        return price if price is not None else self._marks.get(market)
 
     def _choose(self, rate: Rate) -> bool:
         """Put the rate on the first path that is priced; whether that changed its path."""
@@ -126,10 +130,11 @@ class Rates:
             return True
         return False
 
-    def _along(self, path: Path) -> Decimal | None:
+    def _along(self, path: Path, price: Callable[[Market], Decimal | None] | None = None) -> Decimal | None:
+        price = price or self.mark
         value = ONE
         for market, inverse in path:
-            mark = self.mark(market)
+            mark = price(market)
             if not mark:
                 return None
             value = value / mark if inverse else value * mark

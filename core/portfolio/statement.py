@@ -10,15 +10,16 @@ from decimal import Decimal
 from ..model.exact import ZERO
 from ..model.instruments import Instrument
 from ..model.records import Position
-from ..model.views import PRICE, PositionView, RiskMetricsView, percent, ratio, shown, shown_units
-from .pnl import OK, Columns
+from ..model.views import PRICE, PositionView, RiskMetricsView, percent, ratio, shown, shown_percent, shown_units
+from .pnl import ASK, OK, Columns
 from .positions import is_open
 from .rates import Market, Rate, Rates
 from .valuation import is_paper
 
 NS_PER_MS = 1_000_000
 
-Figures = tuple[Decimal, Decimal, Decimal]  # market value, unrealised P&L, day P&L: in quote, shown to 8 decimals
+# Market value, unrealised P&L, day P&L in quote, then both P&Ls in percent: as shown.
+Figures = tuple[Decimal, Decimal, Decimal, Decimal, Decimal]
 
 
 class Held:
@@ -41,6 +42,7 @@ class Held:
         "quote_rate",
         "realised",
         "row",
+        "sized_by",
         "view",
     )
 
@@ -64,6 +66,7 @@ class Held:
         self.mark: Decimal | None = None
         self.figures: Figures | None = None
         self.view: PositionView | None = None
+        self.sized_by: tuple[Decimal, Decimal | None] | None = None  # equity and rate of the view's share of equity
         self.quantity = self.average = self.realised = ZERO  # as shown
 
     @property
@@ -82,8 +85,9 @@ class Held:
 
     def exact_figures(self, mark: Decimal) -> Figures:
         """The figures with Decimals: the kernel's twin, for one position or for what does not fit the kernel."""
-        value = self.position.quantity * mark
-        return shown(value), shown(value - self.position.cost), shown(value - self.day_cost)
+        worth, cost = self.position.quantity * mark, self.position.cost
+        value, pnl, today = shown(worth), shown(worth - cost), shown(worth - self.day_cost)
+        return value, pnl, today, percent(pnl, cost), percent(today, value - today)
 
 
 class Statement:
@@ -138,9 +142,15 @@ class Statement:
                 continue
             if held.figures is None and held.mark is not None:
                 row = held.row
-                if held.fits and row is not None and status[row] == OK:
-                    value, pnl, today = rows[row]
-                    held.figures = shown_units(value), shown_units(pnl), shown_units(today)
+                if held.fits and row is not None and status[row] == OK and ASK not in rows[row]:
+                    value, pnl, today, pnl_percent, today_percent = rows[row]
+                    held.figures = (
+                        shown_units(value),
+                        shown_units(pnl),
+                        shown_units(today),
+                        shown_percent(pnl_percent),
+                        shown_percent(today_percent),
+                    )
                 else:
                     held.figures = held.exact_figures(held.mark)
             views.append(self._view(held, equity))
@@ -198,34 +208,33 @@ class Statement:
     @staticmethod
     def _view(held: Held, equity: Decimal) -> PositionView:
         figures, rate, old = held.figures, held.quote_rate.value, held.view
-        size = ZERO
-        if figures is not None and rate is not None:
-            size = ratio(figures[0] * rate, equity)
+        if old is not None and held.sized_by == (equity, rate):
+            return old
+        held.sized_by = (equity, rate)
+        size = ratio(figures[0] * rate, equity) if figures is not None and rate is not None else ZERO
         if old is not None and old.risk_metrics.position_size == size:
             return old
         position = held.position
         value = pnl = pnl_percent = today = today_percent = None
         if figures is not None:
-            value, pnl, today = figures
-            pnl_percent = percent(pnl, position.cost)
-            today_percent = percent(today, value - today)
+            value, pnl, today, pnl_percent, today_percent = figures
             if held.day_open is None:
                 today = today_percent = None
         held.view = PositionView(
-            id=position.position_id,
-            pair=position.pair,
-            side="long",
-            quantity=held.quantity,
-            average_price=held.average,
-            current_price=None if held.mark is None else shown(held.mark, PRICE),
-            market_value=value,
-            unrealized_pnl=pnl,
-            unrealized_pnl_percent=pnl_percent,
-            realised_pnl=held.realised,
-            day_pnl=today,
-            day_pnl_percent=today_percent,
-            open_date=position.open_ns // NS_PER_MS,
-            exchange=position.exchange,
-            risk_metrics=RiskMetricsView(size),
+            position.position_id,  # id
+            position.pair,
+            "long",  # side
+            held.quantity,
+            held.average,  # average_price
+            shown(held.mark, PRICE) if held.mark is not None else None,  # current_price
+            value,  # market_value
+            pnl,  # unrealized_pnl
+            pnl_percent,  # unrealized_pnl_percent
+            held.realised,  # realised_pnl
+            today,  # day_pnl
+            today_percent,  # day_pnl_percent
+            position.open_ns // NS_PER_MS,  # open_date
+            position.exchange,
+            RiskMetricsView(size),  # risk_metrics
         )
         return held.view

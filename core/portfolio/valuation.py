@@ -55,11 +55,12 @@ class Valuation:
 
     def follow(self) -> None:
         """Take over the balances that changed."""
-        for account in self._ledger.changed:
-            holding = self._holdings.get(account) or self._add(account)
-            holding.amount = self._ledger.total(*account)
+        changed, holdings = self._ledger.changed, self._holdings
+        for account, balance in changed.items():
+            holding = holdings.get(account) or self._add(account)
+            holding.amount = balance.total
             self._revalue(holding)
-        self._ledger.changed.clear()
+        changed.clear()
 
     def _add(self, account: Account) -> Holding:
         rate = self._rates.rate(exchange_of(account[0]), account[1])
@@ -74,7 +75,8 @@ class Valuation:
                 self._revalue(holding)
 
     def _revalue(self, holding: Holding) -> None:
-        value = worth(holding.amount, holding.rate.value)
+        rate = holding.rate.value
+        value = (holding.amount * rate).quantize(EIGHTEEN) if rate is not None else ZERO
         self.equity[holding.paper] += value - holding.value
         holding.value = value
 

@@ -1,11 +1,11 @@
 """A store without Redis, with the same rules: for simulation and for tests of the core in virtual time.
 
-Always true here: like the commit script it applies each number once, refuses a gap, and a writer whose epoch is not the last.
+Always true here: like the commit script it applies each number once, refuses a gap, and a writer whose epoch is over.
 """
 
 from collections.abc import Callable
 
-from ..model.errors import StoreError, StoreFenced, StoreUnavailable
+from ..model.errors import StoreCorrupt, StoreError, StoreFenced, StoreUnavailable
 from .batch import Batch
 
 
@@ -36,15 +36,32 @@ class MemoryStore:
     def commit_as(self, epoch: int, batch: Batch, done: Callable[[StoreError | None], None]) -> None:
         self._call_soon(done, self._apply(epoch, batch))
 
-    def _apply(self, epoch: int, batch: Batch) -> StoreError | None:
+    def commit_whole_as(self, epoch: int, batch: Batch, done: Callable[[StoreError | None], None]) -> None:
+        """Write everything anew, whatever number came last."""
+        refusal = self._refusal(epoch)
+        if refusal is None:
+            self.tables.clear()
+            self.journal.clear()
+            self._write(batch)
+        self._call_soon(done, refusal)
+
+    def _refusal(self, epoch: int) -> StoreError | None:
         if self.down:
             return StoreUnavailable("the store is down")
         if epoch != self.epoch:
             return StoreFenced(f"epoch {epoch} is over; the writer is {self.epoch}")
-        if batch.number <= self.number:
-            return None
+        return None
+
+    def _apply(self, epoch: int, batch: Batch) -> StoreError | None:
+        refusal = self._refusal(epoch)
+        if refusal is not None or batch.number <= self.number:
+            return refusal
         if batch.number != self.number + 1:
-            return StoreError(f"commit {batch.number} came after {self.number}")
+            return StoreCorrupt("number", f"commit {batch.number} came after {self.number}: the store has lost some")
+        self._write(batch)
+        return None
+
+    def _write(self, batch: Batch) -> None:
         self.number, self.seq = batch.number, batch.seq
         if batch.events:
             self.journal.append((batch.seq, b"[" + b",".join(batch.events) + b"]"))
@@ -54,7 +71,6 @@ class MemoryStore:
             self.tables.get(table, {}).pop(field, None)
         for stream, value in batch.appends:
             self.streams.setdefault(stream, []).append(value)
-        return None
 
 
 class MemoryWriter:
@@ -66,3 +82,6 @@ class MemoryWriter:
 
     def commit(self, batch: Batch, done: Callable[[StoreError | None], None]) -> None:
         self.store.commit_as(self.epoch, batch, done)
+
+    def commit_whole(self, batch: Batch, done: Callable[[StoreError | None], None]) -> None:
+        self.store.commit_whole_as(self.epoch, batch, done)

@@ -382,6 +382,8 @@ def socket_path(data_dir: Path) -> Path:
         return near
     name = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"tbx-{os.getuid()}-{name}"
+    if len(os.fsencode(folder / "redis.sock")) > SOCKET_PATH_BYTES_MAX:
+        raise SettingsError(f"{folder} is too long for a socket: set a shorter DATA_DIR or TMPDIR")
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     # Others may write to the temporary folder too; what they put there is not used.

@@ -31,6 +31,8 @@ REDRAWN_DEPTH = 6.0  # mean distance of those from the top, in levels
 TRADE_SHARE = 0.35  # of updates that begin with a trade
 TRADE_SIZE = 0.5  # median of a trade, in basis points of depth
 UPDATES_PER_SECOND = 10  # of each book
+BOOKS_A_TURN = 2  # updated together: half the wake-ups
+OPENINGS_MAX = 2_000  # price texts that a book remembers
 VOLATILITY = 1.0e-4  # of the fair price, over a second
 PULL = 5.0e-5  # share of the way back to the listing's price, a second
 BASIS_NOISE = 0.6  # of an exchange's own mid, an update, in gaps between prices
@@ -56,6 +58,8 @@ class SimulatedBook:
         # Slots are prices in units of `gap`; side 0 is the bids, side 1 the asks.
         self.lots: tuple[dict[int, int], dict[int, int]] = ({}, {})
         self.best = [0, 0]
+        self.window = [(1, 1), (1, 1)]  # slots that the book holds: from, and below
+        self._openings: dict[int, str] = {}  # slot -> the text of a level up to its quantity
         self.changed: tuple[set[int], set[int]] = (set(), set())
         self._quote(price)
         self.changed[0].clear()
@@ -103,7 +107,7 @@ class SimulatedBook:
         ticks = mid / self.tick
         half = HALF_SPREAD * self.gap
         bid = math.floor((ticks - half) / self.gap)
-        ask = max(bid + 1, math.ceil((ticks + half) / self.gap))
+        ask = math.ceil((ticks + half) / self.gap)
         swept = None
         for side, slot in ((0, bid), (1, ask)):
             outward = 1 if side else -1
@@ -118,16 +122,16 @@ class SimulatedBook:
         book, changed = self.lots[side], self.changed[side]
         low, high = (slot, slot + LEVELS) if outward > 0 else (slot - LEVELS + 1, slot + 1)
         low = max(low, 1)
-        if slot != self.best[side] or not book:
-            for gone in [s for s in book if not low <= s < high]:
+        emptied = sorted(s for s in changed if low <= s < high and not book.get(s))
+        was_low, was_high = self.window[side]
+        if (low, high) != (was_low, was_high):
+            for gone in (*range(was_low, min(was_high, low)), *range(max(was_low, high), was_high)):
                 del book[gone]
                 changed.add(gone)
-            self.best[side] = slot
-            missing = [s for s in range(low, high) if s not in book]
-        else:
-            missing = []
-        missing += [s for s in changed if low <= s < high and not book.get(s)]
-        for s in missing:
+            self.best[side], self.window[side] = slot, (low, high)
+            for new in (*range(low, min(high, was_low)), *range(max(low, was_high), high)):
+                self._draw(side, (new - slot) * outward)
+        for s in emptied:
             self._draw(side, (s - slot) * outward)
 
     def _draw(self, side: int, i: int) -> None:
@@ -146,8 +150,14 @@ class SimulatedBook:
         return f'{{"lastUpdateId":{self.update_id},"bids":[{bids}],"asks":[{asks}]}}'.encode()
 
     def _levels(self, side: int, slots: Iterable[int]) -> str:
-        price, quantity, gap, lots = self.price_grid.text, self.qty_grid.text, self.gap, self.lots[side]
-        return ",".join(f'["{price(slot * gap)}","{quantity(lots.get(slot, 0))}"]' for slot in slots)
+        quantity, lots, openings = self.qty_grid.text, self.lots[side], self._openings
+        if len(openings) > OPENINGS_MAX:
+            openings.clear()
+        return ",".join([f'{openings.get(s) or self._opening(s)}{quantity(lots.get(s, 0))}"]' for s in slots])
+
+    def _opening(self, slot: int) -> str:
+        self._openings[slot] = text = f'["{self.price_grid.text(slot * self.gap)}","'
+        return text
 
     def _depth_frame(self, time_ms: int) -> bytes:
         bids, asks = self.changed
@@ -214,7 +224,7 @@ class SimulatedMarket:
         self.pairs = self._pairs(seed, start_prices or {})
         self._order = list(self.pairs)
         self._turn = 0
-        self._interval_ns = SECOND_NS // UPDATES_PER_SECOND // max(1, len(self.instruments))
+        self._interval_ns = BOOKS_A_TURN * SECOND_NS // UPDATES_PER_SECOND // max(1, len(self.instruments))
         self._timer: Timer | None = None
 
     def _pairs(self, seed: int, start_prices: Mapping[str, Decimal]) -> dict[str, SimulatedPair]:
@@ -235,7 +245,7 @@ class SimulatedMarket:
         return pairs
 
     def start(self) -> None:
-        """Snapshots of every book, then updates, one book after the other, each UPDATES_PER_SECOND times a second."""
+        """Snapshots of every book, then updates, a few books at a time, each UPDATES_PER_SECOND times a second."""
         for pair, simulated in self.pairs.items():
             for exchange in simulated.books:
                 self.snapshot(exchange, pair)
@@ -262,6 +272,7 @@ class SimulatedMarket:
 
     def _tick(self) -> None:
         self._timer = self.clock.call_in(self._interval_ns, self._tick)
-        pair = self._order[self._turn]
-        self._turn = (self._turn + 1) % len(self._order)
-        self.step(pair)
+        for _ in range(BOOKS_A_TURN):
+            pair = self._order[self._turn]
+            self._turn = (self._turn + 1) % len(self._order)
+            self.step(pair)

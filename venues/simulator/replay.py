@@ -323,7 +323,8 @@ def replay(
     """Keeps the books of a capture and says how well they agree with the capture's own bookTickers.
 
     `speed` "1x" waits between frames as long as the capture did (`wait_ns` sleeps, by default); `sink` gets each frame
-    after the books have taken it; `say` gets a line for each kernel that has to be compiled first. Decimals are those of the venue's texts: Binance prints eight. Raises CaptureError.
+    after the books have taken it; `say` gets a line for each kernel that has to be compiled first.
+    Decimals are those of the venue's texts: Binance prints eight. Raises CaptureError.
     """
     warm_up(say or (lambda _: None))
     path = Path(path)

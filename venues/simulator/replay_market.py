@@ -127,6 +127,9 @@ class ReplayMarket:
             self._timer.cancel()
             self._timer = None
 
+    def resync(self, exchange: str, pair: str) -> None:
+        """A recording cannot be asked: the book waits for a snapshot in what is still to come."""
+
     def _play(self) -> None:
         """Hand over what is due, then wait for the next frame."""
         now_ns = self.clock.now_ns()

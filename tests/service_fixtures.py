@@ -1,0 +1,127 @@
+"""The service's surface over real sockets: a whole node with the simulated market, behind uvicorn on a free port.
+
+The store is in memory (`a_service`) or a real Redis (`a_service(store=...)`); everything else is what `tbx serve` runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from tbx.core.kernel.clock import SystemClock
+from tbx.core.orders.queries import OrderQueries
+from tbx.core.settings import load_settings
+from tbx.core.state.memory import MemoryStore
+from tbx.core.state.store import Loaded, Store
+from tbx.http.app import App, server_options
+from tbx.http.composition import Node
+from tbx.http.context import Api, Readiness
+from tbx.http.preview import Previewer
+
+EMPTY = Loaded(meta={}, tables={}, seq=0, number=0, equity=[])
+
+
+class MemoryJournal:
+    """The journal of a MemoryStore, read as the store of Redis is."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+
+    async def journal_since(self, seq: int, limit: int) -> list[tuple[int, bytes]] | None:
+        return [entry for entry in self.store.journal if entry[0] > seq][:limit]
+
+
+class Lines:
+    """A log that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, object]]] = []
+
+    def execution(self, level: str, text: str, **fields: object) -> None:
+        self.lines.append((level, text, fields))
+
+
+class Served:
+    """A running service, and how to reach it."""
+
+    def __init__(self, app: App, node: Node, store: Any, port: int, log: Lines) -> None:
+        self.app = app
+        self.node = node
+        self.store = store
+        self.port = port
+        self.log = log
+        self.url = f"http://127.0.0.1:{port}"
+        self.ws = f"ws://127.0.0.1:{port}/ws"
+        self.http = httpx.AsyncClient(base_url=self.url, timeout=10)
+
+    async def order(self, **fields: Any) -> httpx.Response:
+        """A market buy of 1,000 RVN at xeggex, changed by `fields`; a field that is None is left out."""
+        body = {"pair": "RVN_USDT", "side": "buy", "type": "market", "quantity": 1000, "exchange": "xeggex"} | fields
+        return await self.http.post("/api/orders", json={k: v for k, v in body.items() if v is not None})
+
+    async def resting(self, **fields: Any) -> dict[str, Any]:
+        """A limit buy far below the market, on the book."""
+        answer = await self.order(**({"type": "limit", "price": "0.02", "timeout": 0} | fields))
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+
+@asynccontextmanager
+async def a_service(
+    folder: Path, environment: dict[str, str] | None = None, *, store: Store | None = None
+) -> AsyncIterator[Served]:
+    loop = asyncio.get_running_loop()
+    settings = load_settings({"PAPER_LATENCY_MS": "0", **(environment or {})}, folder)
+    clock = SystemClock(loop, time.time_ns)
+    memory = MemoryStore(loop.call_soon)
+    memory.acquire()
+    loaded = EMPTY if store is None else await store.load()
+    node = Node(settings, clock, store or memory, loaded, lambda orders, fills, done: done(None), epoch=1)
+    log = Lines()
+    journal = store or MemoryJournal(memory)
+
+    async def refresh() -> None:
+        node.portfolio.revalue()
+
+    node.start()
+    api = Api(
+        kernel=node.kernel,
+        settings=settings,
+        loop=loop,
+        queries=OrderQueries(node.orders),
+        portfolio=node.portfolio,
+        market=node.market,
+        journal=journal,
+        epoch="j1",
+        instruments=node.instruments,
+        venues=list(node.paper_venues.values()),
+        readiness=lambda: Readiness(node.kernel.store_up, {"store": node.kernel.store_up}),
+        trading_state=lambda: node.guard.state.value,
+        preview=Previewer(node.engine, node.checks, clock),
+        refresh=refresh,
+        log=log,
+        started_ns=time.time_ns(),
+    )
+    app = App(api)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app.asgi, **server_options()))
+    serving = loop.create_task(server.serve(sockets=[listener]))
+    served = Served(app, node, store or memory, listener.getsockname()[1], log)
+    while not node.market.fresh("xeggex", "RVN_USDT", time.time_ns()) or not server.started:
+        await asyncio.sleep(0.001)
+    try:
+        yield served
+    finally:
+        await served.http.aclose()
+        await app.close()
+        server.should_exit = True
+        await serving
+        node.stop()
