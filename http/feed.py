@@ -142,11 +142,11 @@ class Client:
         return None
 
     def close(self, code: int) -> None:
-        """Drop what waits and hang up with this code; GOING_AWAY first sends what waits."""
+        """Hang up with this code once what waits is sent; a slow client's queue is dropped instead."""
         if self.close_code is not None:
             return
         self.close_code = code
-        if code != GOING_AWAY:
+        if code == SLOW:
             self.queue.clear()
             self.pictures.clear()
             if self.sender is not None:

@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from ..core.kernel.outbox import encode_document
 from ..core.model.messages import AmendOrder, CancelOrder, CancelOrders, Refusal, Reply, SubmitOrder, Submitted
-from ..core.model.order_views import STATUS, FillView, OrderPlaced, OrderView, fill_view, order_placed, order_view
+from ..core.model.order_views import STATUS, FillView, OrderPlaced, OrderView, fill_view, order_detail, order_placed, order_view
 from ..core.model.records import Fill, Order, State
 from ..core.orders.queries import ACTIVE_STATES, ENDED_STATES, Cursor, OrderFilter, OrderWithFills, Page
 from .commands import Commands
@@ -43,8 +43,8 @@ VENUE_WAIT_S = 10.0
 LIMIT_DEFAULT, LIMIT_MAX = 50, 500
 # Items that a page number may skip; further back goes with `cursor`, which costs the same everywhere.
 OFFSET_MAX = 20_000
-# Ended orders do not change: their documents are kept, as they were encoded, for the orders that were listed last.
-ENCODED_MAX = 4_096
+# Ended orders do not change: the documents of those that were listed last are kept as they were encoded, about 1 KB each.
+ENCODED_MAX = 10_000
 NS_PER_MS = 1_000_000
 
 LIST_FIELDS = frozenset(("pair", "exchange", "side", "since", "until", "limit", "page", "cursor"))
@@ -201,7 +201,7 @@ class OrderEndpoints:
         return await self._one(found)
 
     async def _one(self, found: OrderWithFills) -> Answer:
-        body = encode_document(order_view(*found))
+        body = encode_document(order_detail(*found))
         await self.commands.committed()
         return Answer(body)
 
@@ -245,7 +245,7 @@ class OrderEndpoints:
         status = 200 if order is not None else 202
         order = order if order is not None else self.api.queries.source.orders[order_id]
         extra = await self._wait(call.headers[b"prefer"], order) if b"prefer" in call.headers else []
-        body = encode_document(order_view(order, self.api.queries.source.fills_of(order_id)))
+        body = encode_document(order_detail(order, self.api.queries.source.fills_of(order_id)))
         return Answer(body, status, extra)
 
     async def cancel_many(self, call: Call, receive: Receive) -> Answer:

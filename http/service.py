@@ -9,6 +9,7 @@ What can go wrong on the way up ends in one line and exit code 2, with nothing l
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import socket
@@ -160,6 +161,9 @@ class Service:
             self.loop.add_signal_handler(number, self.stopping.set)
         serving = self.loop.create_task(server.serve(sockets=[listener]))
         await self._until_ready()
+        # What the start made stays for good: collections need not look at it again.
+        gc.collect()
+        gc.freeze()
         self._announce(listener)
         stopping = self.loop.create_task(self.stopping.wait())
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)

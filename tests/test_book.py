@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tbx.core import kernel_cache
 from tbx.core.market import book as books
 from tbx.core.market.book import BUY, SELL, Book, peek, status_name
-from tbx.core.market.kernels_text import number, number_slowly
+from tbx.core.market.kernels_text import number_slowly
 
 from .reference import UNITS_MAX, Grid, ModelBook, Refused, frame_fields, steps, twin
 
@@ -306,10 +306,15 @@ def test_a_snapshot_deeper_than_the_book_keeps_the_top() -> None:
     assert [ticks for ticks, _ in book.levels(SELL, 99)] == [1000, 1100, 1200, 1300, 1400]
 
 
+LEVEL = st.tuples(st.integers(1, 60), st.integers(0, 4))
+MESSY = st.lists(LEVEL, max_size=12)  # any order, doubled prices: edited one by one
+TIDY = st.lists(LEVEL, min_size=17, max_size=60, unique_by=lambda level: level[0]).map(sorted)  # many: merged
+
+
 @few
 @given(
-    st.lists(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), max_size=24), max_size=25),
-    st.integers(1, 6),
+    st.lists(st.one_of(MESSY, TIDY), max_size=25),
+    st.integers(1, 30),
     st.booleans(),
 )
 def test_a_shallow_book_is_a_prefix_of_the_deep_one(rounds: list[list[tuple[int, int]]], depth: int, buy: bool) -> None:
@@ -318,7 +323,7 @@ def test_a_shallow_book_is_a_prefix_of_the_deep_one(rounds: list[list[tuple[int,
     for book in (deep, shallow):
         book.load_snapshot(snapshot(0, [], []))
     for update_id, edits in enumerate(rounds, 1):
-        rows = [[str(price), str(qty)] for price, qty in edits]
+        rows = [[str(price), str(qty)] for price, qty in (edits[::-1] if buy else edits)]
         frame = diff(update_id, update_id, rows if buy else [], [] if buy else rows)
         deep.apply(frame)
         if shallow.apply(frame) == books.DEPLETED:
@@ -335,13 +340,12 @@ def test_a_shallow_book_is_a_prefix_of_the_deep_one(rounds: list[list[tuple[int,
 # --- laws
 
 
-PRICES = st.integers(1, 60)
-LOTS = st.integers(0, 4)
-SIDE = st.lists(st.tuples(PRICES, LOTS), max_size=40)
+BIDS = st.one_of(MESSY, TIDY.map(lambda levels: levels[::-1]))
+ASKS = st.one_of(MESSY, TIDY)
 
 
 @few
-@given(SIDE, SIDE, st.lists(st.tuples(SIDE, SIDE, st.integers(-3, 4), st.integers(0, 3)), max_size=12))
+@given(BIDS, ASKS, st.lists(st.tuples(BIDS, ASKS, st.integers(-3, 1), st.integers(0, 3)), max_size=12))
 def test_snapshot_and_diffs_rebuild_what_the_model_holds(
     bids: list[tuple[int, int]],
     asks: list[tuple[int, int]],
@@ -411,6 +415,7 @@ TEXTS = st.one_of(
 @laws
 @given(TEXTS, st.integers(0, 18), st.sampled_from([1, 2, 5, 10, 25, 1000, 3, 10**9]))
 def test_text_becomes_exactly_its_steps(text: str, decimals: int, step: int) -> None:
+    plain = twin("core.market.kernels_text")
     state = np.zeros(5, np.int64)
     state[:] = books._grid("tick", decimals, step)
     try:
@@ -420,7 +425,7 @@ def test_text_becomes_exactly_its_steps(text: str, decimals: int, step: int) -> 
     for tail in (b'"', b'","1.00000000"]]}'):
         frame = text.encode() + tail
         with np.errstate(over="ignore"):
-            value, end = number.py_func(frame, 0, len(frame), state, 0)  # type: ignore[attr-defined]
+            value, end = plain.number(frame, 0, len(frame), state, 0)
         slow, _ = number_slowly(frame, 0, len(frame), decimals, step)
         assert max(value, -1) == max(slow, -1) == expected
         assert value < 0 or end == len(text)

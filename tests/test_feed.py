@@ -134,7 +134,7 @@ async def test_what_was_missed_comes_first_and_once_while_more_keeps_coming(tmp_
 
                 async def go_on() -> None:
                     while not stop.is_set():
-                        await service.order(quantity=1)
+                        await service.order(quantity=300)
 
                 traffic = asyncio.create_task(go_on())
                 resume = {"epoch": "j1", "seq": 3}
@@ -204,7 +204,7 @@ def test_another_epoch_or_an_impossible_seq_is_a_gap_with_snapshots(tmp_path: Pa
 async def test_events_that_are_no_longer_held_are_a_gap(tmp_path: Path) -> None:
     async with a_durable_service(tmp_path, journal_max=1) as service, connect(service.ws) as socket:
         for _ in range(150):  # Redis trims whole nodes of a hundred
-            await service.order(quantity=1)
+            await service.order(quantity=300)
         await settled(service)
         await ask(socket, op="subscribe", channels=["orders"], resume={"epoch": "j1", "seq": 1})
         assert (await until_op(socket))["op"] == "gap"
@@ -221,7 +221,8 @@ async def test_a_client_that_does_not_read_is_dropped_and_slows_nobody(tmp_path:
         frame = b'{"channel":"orders","seq":%d,"type":"Noise","data":"' + b"x" * 500 + b'"}'
         sent = 0
         while client.close_code is None:
-            service.app.feed.committed([Event(sent + n, "orders", frame % (sent + n)) for n in range(500)])
+            noise = [Event(sent + n, "orders", "Noise", b"", frame % (sent + n)) for n in range(500)]
+            service.app.feed.committed(noise)
             sent += 500
             got = await events(quick, lambda found: len(found) == 500)
             assert [e["seq"] for e in got] == list(range(sent - 500, sent))

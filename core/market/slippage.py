@@ -109,7 +109,7 @@ def walk_book(book: Book, side: int, lots: int, limit_ticks: int | None = None) 
     else:
         filled, high, low, worst, levels = walk(book._bids, lots, 0 if limit_ticks is None else limit_ticks)
         best, other = book.best_bid_ticks, book.best_ask_ticks
-    return Walk(side, filled, lots - filled, high << 64 | low, worst, levels, best, other)
+    return Walk(side, filled, lots - filled, int(high) << 64 | int(low), worst, levels, best, other)
 
 
 def walk_venues(venues: Sequence[Venue], side: int, lots: int, limit_price: int | None = None) -> ConsolidatedWalk:

@@ -100,6 +100,7 @@ class PortfolioManager(Actor):
         self._closed = {True: 0, False: 0}  # round trips, by paper
         self._won = {True: 0, False: 0}
         self._balance_views: dict[Account, tuple[Decimal, Decimal, BalanceView]] = {}
+        self._balance_order: list[Balance] = []
         self._timers: dict[str, Timer] = {}
         # until the next look at prices
         self._dirty: set[Market] = set()
@@ -138,7 +139,7 @@ class PortfolioManager(Actor):
         for sample in samples:
             self.performance.add(sample)
         known = day_open.pnl if day_open is not None and day_open.day == self._day else {}
-        for position in positions:
+        for position in sorted(positions, key=_opening):
             held = self._add(position)
             self._closed[held.paper] += position.closed_count
             self._won[held.paper] += position.won_count
@@ -425,9 +426,11 @@ class PortfolioManager(Actor):
         return self.performance.view(self.equity(paper), self._flow_now(), now_ns, closed, won)
 
     def _balances(self, paper: bool) -> list[BalanceView]:
-        """What is held of each currency; made again only for a balance that changed."""
+        """What is held of each currency, by exchange and name; made again only for a balance that changed."""
         views = []
-        for balance in self.ledger:
+        if len(self._balance_order) != len(self.ledger):
+            self._balance_order = sorted(self.ledger, key=lambda balance: (balance.wallet, balance.currency))
+        for balance in self._balance_order:
             total, locked = balance.total, balance.locked
             if is_paper(balance.wallet) != paper or not (total or locked):
                 continue
@@ -453,3 +456,8 @@ class PortfolioManager(Actor):
         self._held[position.wallet, position.pair] = held
         self._by_market.setdefault(market, []).append(held)
         return held
+
+
+def _opening(position: Position) -> tuple[int, str]:
+    """The order in which positions were opened: that of their numbers, which may outgrow their three digits."""
+    return len(position.position_id), position.position_id
