@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -56,3 +57,15 @@ def test_bus_publish_floor(benchmark: Any, handlers: int) -> None:
             handler(message)
 
     measured(benchmark, publish)
+
+
+@pytest.mark.parametrize("handlers", [1, 10])
+def test_peer_nautilus_bus_publish(benchmark: Any, handlers: int) -> None:
+    """The same work by NautilusTrader's bus, whose topics are texts; it is no dependency, so only where it is found."""
+    component = pytest.importorskip("nautilus_trader.common.component", reason="nautilus_trader is not installed")
+    identifiers = pytest.importorskip("nautilus_trader.model.identifiers", reason="nautilus_trader is not installed")
+    bus = component.MessageBus(trader_id=identifiers.TraderId("BENCH-001"), clock=component.TestClock())
+    for number in range(handlers):
+        # It takes each handler once a topic.
+        bus.subscribe("ticked", lambda message, number=number: None)
+    measured(benchmark, partial(bus.publish, "ticked"))

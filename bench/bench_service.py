@@ -53,7 +53,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with scratch() as folder, service(folder, STOP_LOSS_ENABLED="false") as server:
+    with scratch() as folder, service(folder) as server:
         yield Client(server)
 
 

@@ -39,8 +39,9 @@ def measure(path: Path, *, quick: bool) -> list[Figure]:
         said = _run(command, folder)
         benchmarks = json.loads(report.read_text())["benchmarks"] if report.is_file() else []
     figures = of_report(benchmarks)
-    if not figures:
-        return [Figure(path.stem, "", skipped=_reason(said))]
+    reason = _reason(said)
+    if reason or not figures:
+        figures.append(Figure(f"the rest of {path.name}", "", skipped=reason or "it measured nothing"))
     return figures
 
 
@@ -72,8 +73,9 @@ def _run(command: list[str], folder: Path) -> str:
 
 
 def _reason(said: str) -> str:
+    """Why pytest skipped tests; empty where it skipped none."""
     reasons = [line.partition(": ")[2] for line in said.splitlines() if line.startswith("SKIPPED")]
-    return "; ".join(dict.fromkeys(reasons)) or "it measured nothing"
+    return "; ".join(dict.fromkeys(reasons))
 
 
 def of_report(benchmarks: list[dict[str, Any]]) -> list[Figure]:

@@ -134,5 +134,3 @@ def _filters(wanted: OrderFilter, *, status: str | None = None, order_id: str | 
         since_ms=None if wanted.since_ns is None else -(-wanted.since_ns // MS_NS),
         until_ms=None if wanted.until_ns is None else -(-wanted.until_ns // MS_NS),
     )
-
-

@@ -77,7 +77,9 @@ class Held(msgspec.Struct):
         def rows(table: str, kind: type[msgspec.Struct]) -> list[msgspec.Struct]:
             decode = msgspec.json.Decoder(kind).decode
             found = []
-            for field, raw in tables.get(table, {}).items():
+            raw_rows = tables.pop(table, {})
+            while raw_rows:  # each raw row goes as soon as it is read: the two together would be the peak of the memory
+                field, raw = raw_rows.popitem()
                 try:
                     found.append(decode(raw))
                 except (msgspec.DecodeError, msgspec.ValidationError) as error:

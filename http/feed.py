@@ -92,8 +92,7 @@ class Client:
         self.key_tries = 0
         # what it wants
         self.channels: dict[str, None] = {}  # in the order of subscription
-        self.held: list[Event] | None = None  # events that come while the journal is read
-        self.resuming: frozenset[str] = frozenset()
+        self.held: dict[str, list[Event]] = {}  # of channels that wait for the journal or for a snapshot
         # what waits for it
         self.queue: deque[tuple[str, str]] = deque()  # (channel, text)
         self.queue_bytes = 0
@@ -140,6 +139,15 @@ class Client:
             channel = next(iter(self.pictures))
             return self.pictures.pop(channel)
         return None
+
+    def hold(self, events: Iterable[Event]) -> None:
+        """Keep back what must follow the journal or a snapshot."""
+        for event in events:
+            held = self.held.get(event.channel)
+            if held is not None:
+                held.append(event)
+                if len(held) > QUEUE_MAX:
+                    self.close(SLOW)
 
     def close(self, code: int) -> None:
         """Hang up with this code once what waits is sent; a slow client's queue is dropped instead."""
@@ -195,10 +203,8 @@ class Feed:
                 for client in listeners:
                     client.put(event.channel, text)
         for client in self.clients:
-            if client.held is not None:
-                client.held += [event for event in events if event.channel in client.resuming]
-                if len(client.held) > QUEUE_MAX:
-                    client.close(SLOW)
+            if client.held:
+                client.hold(events)
 
     # --- a connection
 
@@ -254,9 +260,9 @@ class Feed:
                         return
                     raise
             elif client.stale:
-                self._send_snapshots(client, sorted(client.stale))
+                stale = [channel for channel in client.channels if channel in client.stale]
                 client.stale.clear()
-                await self._woken(client)
+                self._snapshots(client, stale)
             elif client.close_code is not None:
                 return
             else:
@@ -280,7 +286,7 @@ class Feed:
 
     def _leave(self, client: Client) -> None:
         self.clients.discard(client)
-        client.held = None
+        client.held.clear()
         for channel in client.channels:
             self._unlisten(client, channel)
 
@@ -343,6 +349,7 @@ class Feed:
         for name in names:
             if name in client.channels:
                 del client.channels[name]
+                client.held.pop(name, None)
                 self._unlisten(client, name)
         say(client, {"op": "unsubscribed", "channels": names, "seq": self.kernel.committed_seq})
 
@@ -370,32 +377,43 @@ class Feed:
     async def _resume(self, client: Client, names: list[str], resume: Resume) -> None:
         """What was missed from the journal, then what came meanwhile, then live."""
         until = self.kernel.committed_seq
-        client.held, client.resuming = [], frozenset(names)
+        held = self._hold(client, names)
         try:
             whole = resume.epoch == self.epoch and 0 <= resume.seq <= until
             if whole and resume.seq < until:
-                whole = await self._replay(client, resume.seq, until)
+                whole = await self._replay(client, frozenset(names), resume.seq, until)
         except StoreError as error:
             say_error(client, "STORE_UNAVAILABLE", f"the journal cannot be read now: {error}; subscribe again")
-            client.held = None
             for name in names:
+                client.held.pop(name, None)
                 client.channels.pop(name, None)
             return
-        held, client.held = client.held, None
-        if client not in self.clients:
-            return
-        for name in names:
-            self._listen(client, name)
         if whole:
-            for event in held or ():
-                client.put(event.channel, event.frame.decode())
+            self._go_live(client, held, until)
         else:
             say(client, {"op": "gap", "epoch": self.epoch, "seq": self.kernel.committed_seq, "channels": names})
-            self._send_snapshots(client, names)
+            self._snapshots(client, names)
 
-    async def _replay(self, client: Client, after: int, until: int) -> bool:
+    def _hold(self, client: Client, names: Iterable[str]) -> dict[str, list[Event]]:
+        """From now on keep the events of these channels back."""
+        held: dict[str, list[Event]] = {}
+        for name in names:
+            self._unlisten(client, name)
+            held[name] = client.held[name] = []
+        return held
+
+    def _go_live(self, client: Client, held: dict[str, list[Event]], after: int) -> None:
+        """Send what was kept back behind `after`, in order; from here on events are sent as they come."""
+        mine = [name for name, events in held.items() if client.held.get(name) is events]  # not subscribed anew since
+        events = [event for name in mine for event in client.held.pop(name) if event.seq > after]
+        for event in sorted(events, key=lambda event: event.seq):
+            client.put(event.channel, event.frame.decode())
+        if client in self.clients:
+            for name in mine:
+                self._listen(client, name)
+
+    async def _replay(self, client: Client, wanted: frozenset[str], after: int, until: int) -> bool:
         """Queue the journaled events behind `after` up to `until`; False where some are no longer held."""
-        wanted = client.resuming
         while after < until:
             entries = await self.journal.journal_since(after, RESUME_ENTRIES)
             if not entries:
@@ -448,9 +466,16 @@ class Feed:
                 client.pictures[channel] = text
                 client.wake.set()
 
-    def _send_snapshots(self, client: Client, channels: Iterable[str]) -> None:
-        for channel in channels:
-            self._when_committed(client.put, "snapshot", self._frame(channel))
+    def _snapshots(self, client: Client, names: list[str]) -> None:
+        """A snapshot of each channel, once what it shows is committed, and then what came behind it."""
+        held, seq = self._hold(client, names), self.kernel.outbox.seq
+        frames = [self._frame(name) for name in names]
+        self._when_committed(self._after_snapshots, client, held, seq, frames)
+
+    def _after_snapshots(self, client: Client, held: dict[str, list[Event]], seq: int, frames: list[str]) -> None:
+        for frame in frames:
+            client.put("snapshot", frame)
+        self._go_live(client, held, seq)
 
     def _frame(self, channel: str) -> str:
         """The state of a channel as it is now; its seq is that of the last event that it shows."""

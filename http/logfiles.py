@@ -253,10 +253,26 @@ def _json_line(time: str, level: str, word: str, fields: Fields) -> bytes:
 
 def _text_line(time: str, level: str, word: str, fields: Fields) -> bytes:
     body = _json(fields)
-    start = f"{time} {level.upper()} {word}"
-    if not (start.isascii() and start.isprintable()):
-        start = _NOT_PLAIN.sub(_escaped, start)
-    return b"%b %b\n" % (start.encode(), body) if len(body) > 2 else f"{start}\n".encode()
+    known = _starts.get((level, word))
+    if known is None:
+        known = _start(level, word)
+    start = time.encode() + known
+    return b"%b %b\n" % (start, body) if len(body) > 2 else start + b"\n"
+
+
+STARTS_KEPT = 256  # words are few; a caller that makes them up does not fill the memory
+_starts: dict[tuple[str, str], bytes] = {}
+
+
+def _start(level: str, word: str) -> bytes:
+    """What stands between time and fields, made once for each word."""
+    text = f" {level.upper()} {word}"
+    if not (text.isascii() and text.isprintable()):
+        text = _NOT_PLAIN.sub(_escaped, text)
+    start = text.encode()
+    if len(_starts) < STARTS_KEPT:
+        _starts[level, word] = start
+    return start
 
 
 def _json(value: object) -> bytes:

@@ -13,7 +13,16 @@ from starlette.types import Receive
 
 from ..core.kernel.outbox import encode_document
 from ..core.model.messages import AmendOrder, CancelOrder, CancelOrders, Refusal, Reply, SubmitOrder, Submitted
-from ..core.model.order_views import STATUS, FillView, OrderPlaced, OrderView, fill_view, order_detail, order_placed, order_view
+from ..core.model.order_views import (
+    STATUS,
+    FillView,
+    OrderPlaced,
+    OrderView,
+    fill_view,
+    order_detail,
+    order_placed,
+    order_view,
+)
 from ..core.model.records import Fill, Order, State
 from ..core.orders.queries import ACTIVE_STATES, ENDED_STATES, Cursor, OrderFilter, OrderWithFills, Page
 from .commands import Commands
@@ -43,7 +52,7 @@ VENUE_WAIT_S = 10.0
 LIMIT_DEFAULT, LIMIT_MAX = 50, 500
 # Items that a page number may skip; further back goes with `cursor`, which costs the same everywhere.
 OFFSET_MAX = 20_000
-# Ended orders do not change: the documents of those that were listed last are kept as they were encoded, about 1 KB each.
+# Ended orders do not change: the documents of those that were listed last are kept as they were encoded, 1 KB each.
 ENCODED_MAX = 10_000
 NS_PER_MS = 1_000_000
 
@@ -354,7 +363,7 @@ class OrderEndpoints:
                 fields.wrong("pair", "INVALID_PAIR", error)
         if exchange is not None and exchange not in self.rules.exchanges:
             known = ", ".join(sorted(self.rules.exchanges))
-            fields.wrong("exchange", "UNKNOWN_EXCHANGE", f"{exchange[:40]!r} is none of {known}")
+            fields.wrong("exchange", "INVALID_EXCHANGE", f"{exchange[:40]!r} is none of {known}")
         return pair, exchange
 
     def _states(self, fields: Fields) -> tuple[State, ...] | None:
@@ -426,5 +435,3 @@ def _cursor(fields: Fields) -> Cursor | None:
 
 def _nobody(_: object) -> None:
     """The reply of a command that is only looked at."""
-
-

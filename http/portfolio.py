@@ -143,6 +143,6 @@ class PortfolioEndpoints:
         exchange = fields.doc.get("exchange")
         if exchange is not None and exchange not in self.api.exchanges_of(pair):
             known = ", ".join(self.api.exchanges_of(pair))
-            fields.wrong("exchange", "UNKNOWN_EXCHANGE", f"{pair} is traded at {known}")
+            fields.wrong("exchange", "INVALID_EXCHANGE", f"{pair} is traded at {known}")
         fields.done()
         return Answer(encode_document(consolidated_book(self.api, pair, depth, exchange)))

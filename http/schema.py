@@ -328,7 +328,7 @@ class OrderRules:
                 given["exchange"] = exchange.lower()
             else:
                 detail = f"{exchange[:40]!r} is none of {', '.join(sorted(self.exchanges))}"
-                fields.wrong("exchange", "UNKNOWN_EXCHANGE", detail)
+                fields.wrong("exchange", "INVALID_EXCHANGE", detail)
         expires_ns = given.get("expires_ns")
         if expires_ns is not None and expires_ns <= now_ms * NS_PER_MS:
             fields.wrong("expireTime", "OUT_OF_RANGE", f"is in the past; it is {now_ms} now")

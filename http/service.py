@@ -8,6 +8,7 @@ What can go wrong on the way up ends in one line and exit code 2, with nothing l
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import gc
 import os
@@ -164,6 +165,7 @@ class Service:
         # What the start made stays for good: collections need not look at it again.
         gc.collect()
         gc.freeze()
+        give_back_memory()
         self._announce(listener)
         stopping = self.loop.create_task(self.stopping.wait())
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -308,6 +310,14 @@ def bind(settings: Settings) -> socket.socket:
         raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; {mend}") from error
     listener.setblocking(False)
     return listener
+
+
+def give_back_memory() -> None:
+    """Return what loading freed to the system; the C library would keep it. Does nothing where it cannot."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):  # not glibc
+        return
 
 
 def make_folder(name: str, folder: os.PathLike[str]) -> None:

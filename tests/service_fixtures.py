@@ -39,6 +39,28 @@ class MemoryJournal:
         return [entry for entry in self.store.journal if entry[0] > seq][:limit]
 
 
+class Acknowledgements:
+    """How the store in memory says that a commit is done: at once, or when the test lets it."""
+
+    def __init__(self, call_soon: Any) -> None:
+        self.call_soon = call_soon
+        self.held: list[tuple[Any, ...]] | None = None
+
+    def __call__(self, *call: Any) -> None:
+        if self.held is None:
+            self.call_soon(*call)
+        else:
+            self.held.append(call)
+
+    def hold(self) -> None:
+        self.held = []
+
+    def release(self) -> None:
+        held, self.held = self.held or [], None
+        for call in held:
+            self.call_soon(*call)
+
+
 class Lines:
     """A log that keeps its lines."""
 
@@ -52,12 +74,13 @@ class Lines:
 class Served:
     """A running service, and how to reach it."""
 
-    def __init__(self, app: App, node: Node, store: Any, port: int, log: Lines) -> None:
+    def __init__(self, app: App, node: Node, store: Any, port: int, log: Lines, commits: Acknowledgements) -> None:
         self.app = app
         self.node = node
         self.store = store
         self.port = port
         self.log = log
+        self.commits = commits
         self.url = f"http://127.0.0.1:{port}"
         self.ws = f"ws://127.0.0.1:{port}/ws"
         self.http = httpx.AsyncClient(base_url=self.url, timeout=10)
@@ -81,7 +104,8 @@ async def a_service(
     loop = asyncio.get_running_loop()
     settings = load_settings({"PAPER_LATENCY_MS": "0", **(environment or {})}, folder)
     clock = SystemClock(loop, time.time_ns)
-    memory = MemoryStore(loop.call_soon)
+    commits = Acknowledgements(loop.call_soon)
+    memory = MemoryStore(commits)
     memory.acquire()
     loaded = EMPTY if store is None else await store.load()
     node = Node(settings, clock, store or memory, loaded, lambda orders, fills, done: done(None), epoch=1)
@@ -114,7 +138,7 @@ async def a_service(
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app.asgi, **server_options()))
     serving = loop.create_task(server.serve(sockets=[listener]))
-    served = Served(app, node, store or memory, listener.getsockname()[1], log)
+    served = Served(app, node, store or memory, listener.getsockname()[1], log, commits)
     while not node.market.fresh("xeggex", "RVN_USDT", time.time_ns()) or not server.started:
         await asyncio.sleep(0.001)
     try:

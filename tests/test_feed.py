@@ -15,7 +15,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tbx.core.kernel.outbox import Event
 from tbx.http import feed as feed_module
-from tbx.http.feed import COALESCE_AT, GOING_AWAY, MESSAGE_MAX, QUEUE_MAX, SLOW, UNAUTHORIZED, Client
+from tbx.http.feed import (
+    COALESCE_AT,
+    GOING_AWAY,
+    MESSAGE_MAX,
+    QUEUE_MAX,
+    SLOW,
+    TOO_LARGE,
+    TRY_LATER,
+    UNAUTHORIZED,
+    Client,
+)
 
 from .redis_fixtures import a_redis, a_store, in_loop, until
 from .service_fixtures import Served, a_service
@@ -48,14 +58,25 @@ async def events(socket: ClientConnection, enough: Callable[[list[Message]], boo
     return found
 
 
+async def everything(socket: ClientConnection) -> tuple[list[Message], int]:
+    """What comes until the server hangs up, and with which code it does."""
+    found: list[Message] = []
+    try:
+        while True:
+            found.append(json.loads(await socket.recv()))
+    except ConnectionClosed as closed:
+        return found, closed.rcvd.code if closed.rcvd is not None else 1006
+
+
 def last_is(seq: int) -> Callable[[list[Message]], bool]:
     return lambda found: bool(found) and found[-1]["seq"] >= seq
 
 
 @contextlib.asynccontextmanager
 async def a_durable_service(folder: Path, **options: Any) -> AsyncIterator[Served]:
-    async with a_redis(folder) as redis, a_store(redis.address, **options) as store, a_service(folder, store=store) as s:
-        yield s
+    async with a_redis(folder) as redis, a_store(redis.address, **options) as store:
+        async with a_service(folder, store=store) as service:
+            yield service
 
 
 async def settled(service: Served) -> int:
@@ -69,7 +90,8 @@ async def settled(service: Served) -> int:
 async def test_a_subscriber_sees_the_life_of_an_order_in_order(tmp_path: Path) -> None:
     async with a_service(tmp_path) as service, connect(service.ws) as socket:
         answer = await ask(socket, op="subscribe", channels=["orders", "trades", "positions"])
-        assert answer == {"op": "subscribed", "channels": ["orders", "trades", "positions"], "epoch": "j1", "seq": answer["seq"]}
+        channels = ["orders", "trades", "positions"]
+        assert answer == {"op": "subscribed", "channels": channels, "epoch": "j1", "seq": answer["seq"]}
         placed = (await service.order()).json()
         seen = await events(socket, lambda found: any(e["channel"] == "positions" for e in found))
         assert [e["seq"] for e in seen] == sorted({e["seq"] for e in seen})
@@ -100,10 +122,7 @@ async def test_requests_are_answered_and_wrong_ones_keep_the_connection(tmp_path
         assert (await ask(socket, op="unsubscribe", channels=["trades"]))["op"] == "unsubscribed"
         assert (await ask(socket, op="list"))["subscribed"] == ["orders"]
         await socket.send("x" * (MESSAGE_MAX + 1))
-        with pytest.raises(ConnectionClosed) as closed:
-            await until_op(socket)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1009
+        assert await everything(socket) == ([], TOO_LARGE)
     assert service.log.lines == []
 
 
@@ -151,6 +170,55 @@ async def test_what_was_missed_comes_first_and_once_while_more_keeps_coming(tmp_
             feed_module.RESUME_ENTRIES = feed_module_entries
 
 
+class BusyJournal:
+    """A journal during whose reading another order is placed and committed."""
+
+    def __init__(self, service: Served, orders: int) -> None:
+        self.service = service
+        self.orders = orders
+        self.journal = service.app.feed.journal
+
+    async def journal_since(self, seq: int, limit: int) -> list[tuple[int, bytes]] | None:
+        entries = await self.journal.journal_since(seq, 1)
+        if self.orders:
+            self.orders -= 1
+            await self.service.resting()
+        return entries
+
+
+@in_loop
+async def test_what_comes_while_the_journal_is_read_follows_it(tmp_path: Path) -> None:
+    async with a_service(tmp_path) as service, connect(service.ws) as witness, connect(service.ws) as late:
+        await ask(witness, op="subscribe", channels=["orders"])
+        for _ in range(3):
+            await service.resting()
+        service.app.feed.journal = BusyJournal(service, 2)
+        answer = await ask(late, op="subscribe", channels=["orders"], resume={"epoch": "j1", "seq": 0})
+        whole = await events(witness, lambda found: len({e["data"]["orderId"] for e in found}) == 5)
+        assert whole[-1]["seq"] > answer["seq"]
+        assert await events(late, last_is(whole[-1]["seq"])) == whole
+
+
+@in_loop
+async def test_a_snapshot_leaves_behind_the_commit_of_what_it_shows(tmp_path: Path) -> None:
+    async with a_service(tmp_path) as service, connect(service.ws) as socket:
+        service.commits.hold()
+        placing = asyncio.create_task(service.order(type="limit", price="0.02"))
+        await until(lambda: bool(service.node.orders.orders), "the order")
+        await ask(socket, op="subscribe", channels=["orders", "portfolio"], resume={"epoch": "other", "seq": 0})
+        assert (await until_op(socket))["op"] == "gap"
+        await socket.send('{"op":"ping"}')
+        assert json.loads(await socket.recv()) == {"op": "pong"}, "nothing that is not committed came before"
+        service.commits.release()
+        seen = await events(
+            socket, lambda found: {e["channel"] for e in found} == {"orders", "portfolio"} and len(found) > 2
+        )
+        orders = [e for e in seen if e["channel"] == "orders"]
+        assert [e["type"] for e in orders[:2]] == ["Snapshot", "OrderAccepted"]
+        assert orders[0]["data"][0]["orderId"] == (await placing).json()["orderId"]
+        assert orders[0]["seq"] < orders[1]["seq"], "what the snapshot shows is not told again"
+
+
 @in_loop
 async def test_a_client_that_comes_back_misses_nothing_and_sees_nothing_twice(tmp_path: Path) -> None:
     async with a_durable_service(tmp_path) as service, connect(service.ws) as witness:
@@ -177,7 +245,10 @@ async def test_resume_on_the_spot_sends_nothing_old(tmp_path: Path) -> None:
         assert first["seq"] > seq
 
 
-@pytest.mark.parametrize("resume", [{"epoch": "other", "seq": 1}, {"epoch": "j1", "seq": 10**9}, {"epoch": "j1", "seq": -1}])
+OTHER_EPOCH, FUTURE, NEGATIVE = ({"epoch": e, "seq": n} for e, n in (("other", 1), ("j1", 10**9), ("j1", -1)))
+
+
+@pytest.mark.parametrize("resume", [OTHER_EPOCH, FUTURE, NEGATIVE])
 def test_another_epoch_or_an_impossible_seq_is_a_gap_with_snapshots(tmp_path: Path, resume: dict[str, Any]) -> None:
     @in_loop
     async def run() -> None:
@@ -230,11 +301,8 @@ async def test_a_client_that_does_not_read_is_dropped_and_slows_nobody(tmp_path:
         assert client.close_code == SLOW
         await until(lambda: client not in service.app.feed.clients, "the client to be forgotten")
         slow.transport.resume_reading()
-        with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                await slow.recv()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == SLOW
+        _, code = await everything(slow)
+        assert code == SLOW
         assert await ask(quick, op="ping") == {"op": "pong"}
 
 
@@ -293,14 +361,10 @@ async def test_where_keys_are_set_the_feed_asks_for_one(tmp_path: Path, monkeypa
         async with connect(service.ws) as socket:
             for _ in range(3):
                 assert (await ask(socket, op="auth", key="guess"))["code"] == "UNAUTHORIZED"
-            with pytest.raises(ConnectionClosed) as closed:
-                await socket.recv()
-            assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code == UNAUTHORIZED
+            assert await everything(socket) == ([], UNAUTHORIZED)
         monkeypatch.setattr("tbx.http.feed.AUTH_WAIT_S", 0.01)
         async with connect(service.ws) as socket:
-            with pytest.raises(ConnectionClosed):
-                await socket.recv()
+            assert await everything(socket) == ([], UNAUTHORIZED)
 
 
 @in_loop
@@ -322,10 +386,7 @@ async def test_clients_are_bounded_and_hear_heartbeats(tmp_path: Path, monkeypat
         beat = await until_op(socket, "heartbeat")
         assert beat.keys() == {"op", "seq", "timestamp"}
         async with connect(service.ws) as another:
-            with pytest.raises(ConnectionClosed) as closed:
-                await another.recv()
-            assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code == 1013
+            assert await everything(another) == ([], TRY_LATER)
 
 
 @in_loop
@@ -334,14 +395,10 @@ async def test_the_service_says_goodbye_after_what_waits(tmp_path: Path) -> None
         await ask(socket, op="subscribe", channels=["orders"])
         await service.resting()
         await service.app.close()
-        seen = []
-        with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                seen.append(json.loads(await socket.recv()))
+        seen, code = await everything(socket)
         assert seen[0]["type"] == "OrderSubmitted"
         assert seen[-1] == {"op": "shutdown"}
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == GOING_AWAY
+        assert code == GOING_AWAY
 
 
 @in_loop

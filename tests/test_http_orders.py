@@ -9,15 +9,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from .redis_fixtures import in_loop, until
-from .service_fixtures import a_service
 
 from tbx.core.model.messages import CancelOrder
 
+from .redis_fixtures import in_loop, until
+from .service_fixtures import a_service
+
 pytestmark = pytest.mark.orders
 JSON = {"content-type": "application/json"}
-MANUAL = b"""{"pair": "RVN_USDT", "side": "buy", "type": "market", "quantity": 5000, "price": 0.0245, "stopLoss": 0.0233,
-  "takeProfit": 0.0270, "timeInForce": "GTC", "exchange": "xeggex", "paperTrade": false, "riskCheck": true,
+MANUAL = b"""{"pair": "RVN_USDT", "side": "buy", "type": "market", "quantity": 5000, "price": 0.0245,
+  "stopLoss": 0.0233, "takeProfit": 0.0270, "timeInForce": "GTC", "exchange": "xeggex",
+  "paperTrade": false, "riskCheck": true,
   "signalData": {"source": "technical_analysis", "confidence": 0.78, "strategy": "macd_crossover"}}"""
 PLACED = {
     "orderId", "clientOrderId", "status", "pair", "side", "type", "quantity", "price", "filledQuantity", "averagePrice",
@@ -296,7 +298,26 @@ async def test_while_the_store_is_away_orders_are_refused_and_the_past_can_be_re
 
 
 @in_loop
-async def test_a_fault_while_a_command_runs_is_answered_and_the_service_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
+async def test_nobody_sees_what_is_not_committed(tmp_path: Path) -> None:
+    async with a_service(tmp_path) as service:
+        loop = asyncio.get_running_loop()
+        service.commits.hold()
+        placing = loop.create_task(service.order(type="limit", price="0.02"))
+        await until(lambda: bool(service.node.orders.orders), "the order")
+        paths = ("/api/orders", "/api/trades", "/api/portfolio", "/api/positions")
+        order_id = next(iter(service.node.orders.orders))
+        waiting = [placing, *(loop.create_task(service.http.get(path)) for path in (*paths, f"/api/orders/{order_id}"))]
+        for _ in range(5):
+            assert (await service.http.get("/livez")).status_code == 200
+        assert not any(task.done() for task in waiting)
+        service.commits.release()
+        assert [(await task).status_code for task in waiting] == [201, *[200] * 5]
+
+
+@in_loop
+async def test_a_fault_while_a_command_runs_is_answered_and_the_service_goes_on(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     async with a_service(tmp_path) as service:
         monkeypatch.setattr("tbx.http.commands.FAULT_WAIT_S", 0.0)
 

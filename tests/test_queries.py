@@ -91,7 +91,14 @@ def archived(folder: Path, numbers: range) -> ArchivedHistory:
     archive.add(
         [
             ArchivedOrder(
-                o.order_id, o.client_order_id, o.pair, o.exchange, o.side, STATUS[o.state], o.created_ns // MS, encode_record(o)
+                o.order_id,
+                o.client_order_id,
+                o.pair,
+                o.exchange,
+                o.side,
+                STATUS[o.state],
+                o.created_ns // MS,
+                encode_record(o),
             )
             for o in orders
         ],

@@ -10,12 +10,12 @@ from typing import Protocol
 import msgspec
 
 from ..kernel.kernel import Kernel
-from ..market.book import BUY, SELL
+from ..market.book import BUY, SELL, Book
 from ..market.data import MarketData
 from ..market.slippage import Walk, walk_book
 from ..model.exact import ONE, ZERO, plain
 from ..model.ids import wallet_of
-from ..model.instruments import Instrument, OffGrid, round_ticks
+from ..model.instruments import Instrument, OffGrid
 from ..model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue, Refusal, SubmitOrder, VenueStateChanged
 from ..model.records import Order
 from ..orders.triggers import reached, trigger_price
@@ -71,6 +71,19 @@ class Plan(msgspec.Struct, kw_only=True):
         return self.arrival_mid
 
 
+class _Terms:
+    """What plans need of an instrument, worked out once."""
+
+    __slots__ = ("book", "half_tick", "instrument", "taker_fee", "unit")
+
+    def __init__(self, instrument: Instrument, book: Book) -> None:
+        self.instrument = instrument
+        self.book = book
+        self.half_tick = instrument.tick / 2
+        self.unit = instrument.tick * instrument.lot  # quote currency of one tick x lot
+        self.taker_fee = instrument.taker_fee
+
+
 class _Wrong:
     """Collects what is wrong with a request."""
 
@@ -99,6 +112,10 @@ class ExecutionEngine:
         self.market = market
         self.instruments = instruments
         self.limits = limits
+        # The guard price in whole ticks: mid x (1 +- max_slippage) as a ratio of integers.
+        part, whole = limits.max_slippage.as_integer_ratio()
+        self._guard_buy, self._guard_sell, self._guard_whole = whole + part, max(0, whole - part), 2 * whole
+        self._terms = {key: _Terms(i, market.book(*key)) for key, i in instruments.items()}
         self.venues: dict[str, Venue] = {}  # by wallet: a paper venue and the real one of the same exchange differ
         self.stats: dict[str, VenueStats] = {}
         self.by_pair: dict[str, list[Instrument]] = {}
@@ -232,16 +249,18 @@ class ExecutionEngine:
     def _price(self, plan: Plan, request: SubmitOrder, wrong: _Wrong) -> None:
         """Walk the book: guard price, expected fill, costs, and whether fill-or-kill can be."""
         instrument = plan.instrument
-        book = self.market.book(instrument.exchange, instrument.pair)
+        terms = self._terms[instrument.exchange, instrument.pair]
+        book = terms.book
         bid, ask = book.best_bid_ticks, book.best_ask_ticks
-        plan.arrival_mid = mid = (bid + ask) * instrument.tick / 2
+        plan.arrival_mid = (bid + ask) * terms.half_tick
         if plan.stop_ticks is not None:  # the walk will be made when it is triggered
-            self._estimate(plan, plan.qty_lots * (plan.price_ticks or plan.stop_ticks), instrument.taker_fee)
+            self._estimate(plan, plan.qty_lots * (plan.price_ticks or plan.stop_ticks) * terms.unit, terms.taker_fee)
             return
         if request.type == "market":
-            buy = request.side == "buy"
-            bound = mid * (ONE + self.limits.max_slippage if buy else ONE - self.limits.max_slippage)
-            plan.guard_ticks = max(1, round_ticks(bound, instrument.tick, up=not buy))
+            if request.side == "buy":
+                plan.guard_ticks = (bid + ask) * self._guard_buy // self._guard_whole
+            else:
+                plan.guard_ticks = max(1, -(-(bid + ask) * self._guard_sell // self._guard_whole))
         limit_ticks = plan.guard_ticks if plan.price_ticks is None else plan.price_ticks
         plan.walk = walk = walk_book(book, BUY if request.side == "buy" else SELL, plan.qty_lots, limit_ticks)
         if request.type == "market" and request.role == "entry" and walk.filled_lots < plan.qty_lots:
@@ -253,7 +272,7 @@ class ExecutionEngine:
         rests = plan.qty_lots - walk.filled_lots
         price_of_rest = plan.price_ticks if plan.price_ticks is not None else walk.worst_ticks or ask
         taker = instrument.taker_fee if taken else instrument.maker_fee
-        self._estimate(plan, taken + rests * price_of_rest, taker)
+        self._estimate(plan, (taken + rests * price_of_rest) * terms.unit, taker)
 
     def _too_thin(self, plan: Plan, request: SubmitOrder, walk: Walk, wrong: _Wrong) -> None:
         """A market order that the guard price would cut: refused, or cut where the caller said so."""
@@ -273,9 +292,9 @@ class ExecutionEngine:
         )
 
     @staticmethod
-    def _estimate(plan: Plan, ticks_x_lots: int, fee_rate: Decimal) -> None:
-        plan.estimated_cost = plan.instrument.amount(ticks_x_lots)
-        plan.estimated_fees = plan.estimated_cost * fee_rate
+    def _estimate(plan: Plan, cost: Decimal, fee_rate: Decimal) -> None:
+        plan.estimated_cost = cost
+        plan.estimated_fees = cost * fee_rate
 
     def _check_against_market(self, plan: Plan, request: SubmitOrder, wrong: _Wrong) -> None:
         instrument = plan.instrument

@@ -13,9 +13,7 @@ from .exact import ZERO
 from .messages import Submitted
 from .records import Fill, Order, OrderType, RiskValidation, Role, Side, SignalData, State, TimeInForce
 
-Status = Literal[
-    "pending", "submitted", "unknown", "open", "partial", "filled", "cancelled", "rejected", "expired"
-]
+Status = Literal["pending", "submitted", "unknown", "open", "partial", "filled", "cancelled", "rejected", "expired"]
 
 STATUS: dict[State, Status] = {
     State.HELD: "pending",
@@ -96,7 +94,7 @@ class OrderUpdate(msgspec.Struct, frozen=True, rename="camel", gc=False):
     timestamp: int  # ms, of the change
 
 
-class OrderPlaced(msgspec.Struct, frozen=True, rename="camel"):
+class OrderPlaced(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """The answer to POST /api/orders."""
 
     order_id: str
@@ -121,7 +119,7 @@ class OrderPlaced(msgspec.Struct, frozen=True, rename="camel"):
     warnings: tuple[str, ...]
 
 
-class OrderView(msgspec.Struct, frozen=True, rename="camel"):
+class OrderView(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """An order as GET /api/orders lists it."""
 
     order_id: str
@@ -159,15 +157,15 @@ class OrderView(msgspec.Struct, frozen=True, rename="camel"):
     code: str | None
     signal_data: SignalData | None
     signal_id: str | None
-    arrival_slippage_bps: float | None  # against the mid on arrival; positive is a cost
     warnings: tuple[str, ...]
     fills: list[OrderFillView]
     legs: list["OrderView"] | msgspec.UnsetType = msgspec.UNSET  # with nested=true
-    # of a single order only: every check that was made, with its limit and the actual value
-    risk_validation: RiskValidation | None | msgspec.UnsetType = msgspec.UNSET
+    # of a single order only; slippage is against the mid on arrival, positive is a cost
+    risk_validation: RiskValidation | msgspec.UnsetType | None = msgspec.UNSET
+    arrival_slippage_bps: float | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class Slice(msgspec.Struct, frozen=True, rename="camel"):
+class Slice(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """A part of an expected fill at one price of one venue."""
 
     exchange: str
@@ -175,7 +173,7 @@ class Slice(msgspec.Struct, frozen=True, rename="camel"):
     quantity: Decimal
 
 
-class ExpectedFill(msgspec.Struct, frozen=True, rename="camel"):
+class ExpectedFill(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """What the books would give an order now."""
 
     quantity: Decimal
@@ -185,7 +183,7 @@ class ExpectedFill(msgspec.Struct, frozen=True, rename="camel"):
     slices: tuple[Slice, ...] = ()
 
 
-class VenueScoreView(msgspec.Struct, frozen=True, rename="camel"):
+class VenueScoreView(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """A venue's score for the order, each part 0..1."""
 
     exchange: str
@@ -196,7 +194,7 @@ class VenueScoreView(msgspec.Struct, frozen=True, rename="camel"):
     speed: float
 
 
-class OrderPreview(msgspec.Struct, frozen=True, rename="camel"):
+class OrderPreview(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """The answer to POST /api/orders/preview: what would happen; nothing was sent and nothing is on record."""
 
     accepted: bool
@@ -216,10 +214,10 @@ class OrderPreview(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def number(steps: int, step: Decimal) -> Decimal:
-    """`steps x step` without trailing zeros and without exponent: 5000, not 5000.0 or 5E+3."""
-    value = (steps * step).normalize()
-    whole = int(value)
-    return Decimal(whole) if whole == value else value
+    """`steps x step` without trailing zeros: 5000, not 5000.0. The step is written plainly, 100 and not 1E+2."""
+    if steps % 10:  # nine times out of ten there is no zero to take off; a step of 0.5 or 2 may leave one
+        return steps * step
+    return neat(steps * step)
 
 
 def neat(value: Decimal) -> Decimal:
@@ -377,7 +375,6 @@ def order_view(order: Order, fills: Sequence[Fill] = (), legs: list[OrderView] |
         order.code,
         order.signal_data,
         order.signal_id,
-        arrival_slippage_bps(order, average),
         order.warnings,
         [order_fill_view(fill) for fill in fills],
         msgspec.UNSET if legs is None else legs,
@@ -385,8 +382,9 @@ def order_view(order: Order, fills: Sequence[Fill] = (), legs: list[OrderView] |
 
 
 def order_detail(order: Order, fills: Sequence[Fill] = ()) -> OrderView:
-    """The order with its risk report."""
-    return msgspec.structs.replace(order_view(order, fills), risk_validation=order.risk)
+    """The order with its risk report and what it cost against the market."""
+    slippage = arrival_slippage_bps(order, average_price(order))
+    return msgspec.structs.replace(order_view(order, fills), risk_validation=order.risk, arrival_slippage_bps=slippage)
 
 
 def fees_in_quote(order: Order, fills: Sequence[Fill], average: Decimal | None) -> Decimal:

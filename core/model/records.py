@@ -22,6 +22,8 @@ TimeInForce = Literal["GTC", "IOC", "FOK", "GTD"]
 Role = Literal["entry", "stop_loss", "take_profit", "close"]
 TriggerSource = Literal["bid_ask", "last"]
 OnSlippage = Literal["refuse", "reduce"]
+CheckName = Literal["tradingState", "balance", "positionSize", "dailyLoss"]
+CheckResult = Literal["approved", "rejected", "skipped"]
 
 
 class State(Enum):
@@ -37,11 +39,14 @@ class State(Enum):
     REJECTED = "REJECTED"
     EXPIRED = "EXPIRED"
 
+    # A member is its own only copy; Enum's hash, a Python function, would be half the cost of every lookup.
+    __hash__ = object.__hash__
+
 
 class Check(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """One pre-trade check: what was allowed and what it would have been."""
 
-    name: str
+    name: CheckName
     passed: bool
     limit: Decimal | None = None
     actual: Decimal | None = None
@@ -52,8 +57,8 @@ class RiskValidation(msgspec.Struct, frozen=True, rename="camel", omit_defaults=
     """The manual's `riskValidation`, with every check that was made."""
 
     passed: bool
-    position_size_check: str
-    portfolio_risk_check: str
+    position_size_check: CheckResult
+    portfolio_risk_check: CheckResult
     recommended_size: Decimal
     max_risk: Decimal  # in quote: the whole cost, which is what a gap through every stop would lose
     checks: tuple[Check, ...] = ()

@@ -72,6 +72,20 @@ class PositionView(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     risk_metrics: RiskMetricsView
 
 
+class PositionUpdate(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """What an event on the channel `positions` says: what a trade made of it. Prices move on; they are no events."""
+
+    id: str
+    pair: str
+    side: str
+    quantity: Decimal
+    average_price: Decimal
+    realised_pnl: Decimal = msgspec.field(name="realisedPnL")  # since this position was opened, after fees
+    open_date: int  # ms
+    exchange: str
+    timestamp: int  # ms
+
+
 class BalanceView(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """One currency at one exchange."""
 

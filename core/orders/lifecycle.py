@@ -31,6 +31,8 @@ class Step(Enum):
     REJECT = 6
     EXPIRE = 7
 
+    __hash__ = object.__hash__  # as in State
+
 
 # fmt: off
 __ = None  # refused: the state stays as it was
@@ -47,11 +49,12 @@ GRID: dict[State, tuple[State | None, ...]] = {
     EXPIRED:   (__,    __,      __,     EXPIRED,   FILLED,   __,        __,       __     ),
 }
 # fmt: on
+_NEXT = {(state, step): row[step.value] for state, row in GRID.items() for step in Step}
 
 
 def advance(state: State, step: Step) -> State | None:
     """The next state, or None when the step does not apply to an order in this state."""
-    return GRID[state][step.value]
+    return _NEXT[state, step]
 
 
 def picture() -> str:

@@ -205,9 +205,7 @@ def first_older(items: Sequence[Item], before: Cursor, cursor: Callable[[Item], 
     return low
 
 
-def merge(
-    held: list[Item], archived: Sequence[Item], cursor: Callable[[Item], Cursor]
-) -> tuple[list[Item], int]:
+def merge(held: list[Item], archived: Sequence[Item], cursor: Callable[[Item], Cursor]) -> tuple[list[Item], int]:
     """Both, newest first, and how many were in both: a crash while one moves leaves it in memory and archive."""
     known = {cursor(item).item_id for item in held} if archived else set()
     fresh = [item for item in archived if cursor(item).item_id not in known]

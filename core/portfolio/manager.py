@@ -196,7 +196,7 @@ class PortfolioManager(Actor):
             self._won[held.paper] += position.trip_realised > 0
         self.statement.touch(held)
         if kind is not None:
-            self.outbox.event("positions", kind, self.statement.view(held, self.valuation.equity[held.paper]))
+            self.outbox.event("positions", kind, self.statement.update(held))
 
     def _settle(self, fill: Fill, held: Held, reserved_change: Decimal) -> Decimal:
         """Move the money; returns what a fee in a third currency is worth in quote (0 when nothing prices it)."""

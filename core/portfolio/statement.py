@@ -10,7 +10,17 @@ from decimal import Decimal
 from ..model.exact import ZERO
 from ..model.instruments import Instrument
 from ..model.records import Position
-from ..model.views import PRICE, PositionView, RiskMetricsView, percent, ratio, shown, shown_percent, shown_units
+from ..model.views import (
+    PRICE,
+    PositionUpdate,
+    PositionView,
+    RiskMetricsView,
+    percent,
+    ratio,
+    shown,
+    shown_percent,
+    shown_units,
+)
 from .pnl import ASK, OK, Columns
 from .positions import is_open
 from .rates import Market, Rate, Rates
@@ -156,13 +166,21 @@ class Statement:
             views.append(self._view(held, equity))
         return views
 
-    def view(self, held: Held, equity: Decimal) -> PositionView:
-        """One position, open or just closed."""
+    def update(self, held: Held) -> PositionUpdate:
+        """A position after a trade, without anything that a price would change."""
         self._prepare(held)
-        mark = held.mark = self._rates.mark(held.market)
-        held.view = None
-        held.figures = held.exact_figures(mark) if mark is not None else None
-        return self._view(held, equity)
+        position = held.position
+        return PositionUpdate(
+            position.position_id,
+            position.pair,
+            "long",
+            held.quantity,
+            held.average,
+            held.realised,
+            position.open_ns // NS_PER_MS,
+            position.exchange,
+            position.updated_ns // NS_PER_MS,
+        )
 
     def _sync(self) -> None:
         """Bring the columns up to date."""

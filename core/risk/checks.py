@@ -11,7 +11,7 @@ import msgspec
 from ..execution.engine import Plan
 from ..model.exact import ONE, ZERO, plain, tidy
 from ..model.messages import SubmitOrder
-from ..model.records import Check, RiskValidation
+from ..model.records import Check, CheckName, CheckResult, RiskValidation
 from .guard import Guard, TradingState
 
 
@@ -48,25 +48,27 @@ class Checks:
         self.position_value = position_value
         self.day_pnl = day_pnl
         self.to_base = to_base
+        self._amounts: dict[str, _Amounts] = {}  # by wallet
 
     def run(self, request: SubmitOrder, plan: Plan, need: Decimal) -> tuple[RiskValidation, str | None]:
         """The report, and the code of the first check that refuses; `need` is what the order would reserve."""
         reducing = request.side == "sell"  # on spot a sell can only reduce
         checks = [self._trading_state(reducing), self._balance(request, plan, need)]
-        advisory: list[Check] = []
-        if self.limits.enabled and request.risk_check:
-            advisory.append(self._day_loss(plan, reducing))
-        size = self._position_size(plan, reducing) if self.limits.enabled else None
-        if size is not None:
-            checks.append(size)
-        checks += advisory
-        code = next((CODES[check.name] for check in checks if not check.passed), None)
-        return self._report(request, plan, tuple(checks), size, code), code
+        if self.limits.enabled:
+            checks.append(self._position_size(plan, reducing))
+            if request.risk_check:
+                checks.append(self._day_loss(plan, reducing))
+        refused = None
+        for check in checks:
+            if not check.passed:
+                refused = CODES[check.name]
+                break
+        return self._report(plan, tuple(checks), refused), refused
 
     def _trading_state(self, reducing: bool) -> Check:
         state = self.guard.state
         passed = state is TradingState.ACTIVE or (reducing and state is TradingState.REDUCING)
-        return Check("tradingState", passed, detail="; ".join(self.guard.reasons) or state.value)
+        return Check("tradingState", passed, detail=None if state is TradingState.ACTIVE else self.guard.why)
 
     def _balance(self, request: SubmitOrder, plan: Plan, need: Decimal) -> Check:
         instrument = plan.instrument
@@ -82,6 +84,7 @@ class Checks:
         if reducing:
             return Check("positionSize", True, detail="the order reduces")
         limit, price = self._room(plan)
+        shown_limit = self._amounts[plan.wallet].shown_position
         if price is None:
             return Check("positionSize", True, detail=f"no price of {plan.instrument.quote} in base currency")
         held = self.position_value(plan.wallet, plan.instrument.pair)
@@ -89,36 +92,44 @@ class Checks:
         detail = None
         if after > limit:
             detail = f"the position would be {plain(_cents(after))}, at most {plain(_cents(limit))} are allowed"
-        return Check("positionSize", after <= limit, _cents(limit), _cents(after), detail)
+        return Check("positionSize", after <= limit, shown_limit, _cents(after), detail)
 
     def _room(self, plan: Plan) -> tuple[Decimal, Decimal | None]:
-        limit = self.equity(plan.wallet) * self.limits.max_position_size
-        return limit, self.to_base(plan.instrument.quote, plan.instrument.exchange)
+        limits = self._limits_of(plan.wallet)
+        return limits.position, self.to_base(plan.instrument.quote, plan.instrument.exchange)
+
+    def _limits_of(self, wallet: str) -> "_Amounts":
+        """The limits as amounts, worked out again only when the equity has changed."""
+        equity = self.equity(wallet)
+        known = self._amounts.get(wallet)
+        if known is None or known.equity is not equity:
+            known = self._amounts[wallet] = _Amounts(equity, self.limits)
+        return known
 
     def _day_loss(self, plan: Plan, reducing: bool) -> Check:
-        limit = -self.equity(plan.wallet) * self.limits.max_daily_loss
+        limits = self._limits_of(plan.wallet)
         loss = self.day_pnl()
-        passed = reducing or loss >= limit
-        detail = None if passed else f"today's loss of {plain(_cents(-loss))} is over {plain(_cents(-limit))}"
-        return Check("dailyLoss", passed, _cents(limit), _cents(loss), detail)
+        passed = reducing or loss >= limits.day
+        detail = None if passed else f"today's loss of {plain(_cents(-loss))} is over {plain(-limits.shown_day)}"
+        return Check("dailyLoss", passed, limits.shown_day, _cents(loss), detail)
 
-    def _report(
-        self, request: SubmitOrder, plan: Plan, checks: tuple[Check, ...], size: Check | None, code: str | None
-    ) -> RiskValidation:
-        failed = {check.name for check in checks if not check.passed}
-        quantity = plan.instrument.quantity(plan.qty_lots)
-        recommended = quantity
-        if "positionSize" in failed:
-            recommended = self._recommended(plan)
-        elif failed:
+    def _report(self, plan: Plan, checks: tuple[Check, ...], refused: str | None) -> RiskValidation:
+        size: CheckResult = "approved"
+        portfolio: CheckResult = "approved"
+        recommended = plan.instrument.quantity(plan.qty_lots)
+        if refused is not None:
+            failed = {check.name for check in checks if not check.passed}
             recommended = ZERO
-        skipped = "skipped" if not (self.limits.enabled and request.risk_check) else "approved"
+            if "positionSize" in failed:
+                size, recommended = "rejected", self._recommended(plan)
+            if failed - {"positionSize"}:
+                portfolio = "rejected"
         return RiskValidation(
-            passed=code is None,
-            position_size_check="rejected" if "positionSize" in failed else "approved" if size else "skipped",
-            portfolio_risk_check="rejected" if failed - {"positionSize"} else skipped,
+            passed=refused is None,
+            position_size_check=size if self.limits.enabled else "skipped",
+            portfolio_risk_check=portfolio if len(checks) == len(CODES) or portfolio == "rejected" else "skipped",
             recommended_size=tidy(recommended),
-            max_risk=tidy(_cents(plan.estimated_cost or ZERO)),
+            max_risk=_cents(plan.estimated_cost or ZERO),
             checks=checks,
         )
 
@@ -132,12 +143,25 @@ class Checks:
         return max(ZERO, plan.instrument.quantity(plan.instrument.floor_lots(room / (price * to_base))))
 
 
-CODES = {
+CODES: dict[CheckName, str] = {
     "tradingState": "TRADING_LIMITED",
     "balance": "INSUFFICIENT_BALANCE",
     "positionSize": "RISK_POSITION_SIZE",
     "dailyLoss": "RISK_DAILY_LOSS",
 }
+
+class _Amounts:
+    """The limits of a wallet in base currency, at one equity."""
+
+    __slots__ = ("day", "equity", "position", "shown_day", "shown_position")
+
+    def __init__(self, equity: Decimal, limits: RiskLimits) -> None:
+        self.equity = equity
+        self.position = equity * limits.max_position_size
+        self.day = -equity * limits.max_daily_loss
+        self.shown_position = _cents(self.position)
+        self.shown_day = _cents(self.day)
+
 
 _CENT = ONE / 10**8
 

@@ -22,27 +22,31 @@ class Guard(Actor):
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)
+        self.state = TradingState.ACTIVE
+        self.why = TradingState.ACTIVE.value  # the reasons in words
         self._reasons: dict[str, tuple[TradingState, str]] = {}
 
     def handles(self) -> dict[type, Handler]:
         return {Faulted: self.on_fault, StoreStateChanged: self.on_store}
 
-    @property
-    def state(self) -> TradingState:
-        states = {state for state, _ in self._reasons.values()}
-        if TradingState.HALTED in states:
-            return TradingState.HALTED
-        return TradingState.REDUCING if states else TradingState.ACTIVE
-
-    @property
-    def reasons(self) -> list[str]:
-        return [f"{state.value}: {why}" for state, why in self._reasons.values()]
-
     def on_fault(self, message: Faulted) -> None:
-        self._reasons["fault"] = (TradingState.HALTED, f"a fault in {message.where}: {message.error}")
+        self._limit("fault", TradingState.HALTED, f"a fault in {message.where}: {message.error}")
 
     def on_store(self, message: StoreStateChanged) -> None:
         if message.up:
-            self._reasons.pop("store", None)
+            self._lift("store")
         else:
-            self._reasons["store"] = (TradingState.REDUCING, f"the store is away: {message.reason}")
+            self._limit("store", TradingState.REDUCING, f"the store is away: {message.reason}")
+
+    def _limit(self, name: str, state: TradingState, why: str) -> None:
+        self._reasons[name] = (state, why)
+        self._decide()
+
+    def _lift(self, name: str) -> None:
+        self._reasons.pop(name, None)
+        self._decide()
+
+    def _decide(self) -> None:
+        states = {state for state, _ in self._reasons.values()}
+        self.state = next((s for s in (TradingState.HALTED, TradingState.REDUCING) if s in states), TradingState.ACTIVE)
+        self.why = "; ".join(f"{s.value}: {why}" for s, why in self._reasons.values()) or self.state.value
