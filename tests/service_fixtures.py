@@ -26,6 +26,8 @@ from tbx.http.composition import Node
 from tbx.http.context import Api, Readiness
 from tbx.http.preview import Previewer
 
+from .redis_fixtures import until
+
 EMPTY = Loaded(meta={}, tables={}, seq=0, number=0, equity=[])
 
 
@@ -136,16 +138,18 @@ async def a_service(
     )
     app = App(api)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app.asgi, **server_options()))
-    serving = loop.create_task(server.serve(sockets=[listener]))
+    # What `serve` does, without its main loop, which looks ten times a second whether it shall end.
+    config = uvicorn.Config(app.asgi, **server_options())
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
     served = Served(app, node, store or memory, listener.getsockname()[1], log, commits)
-    while not node.market.fresh("xeggex", "RVN_USDT", time.time_ns()) or not server.started:
-        await asyncio.sleep(0.001)
+    await until(lambda: node.market.fresh("xeggex", "RVN_USDT", time.time_ns()), "a book")
     try:
         yield served
     finally:
         await served.http.aclose()
         await app.close()
-        server.should_exit = True
-        await serving
+        await server.shutdown(sockets=[listener])
         node.stop()

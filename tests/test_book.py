@@ -22,7 +22,7 @@ from tbx.core.market.kernels_text import number_slowly
 from .reference import UNITS_MAX, Grid, ModelBook, Refused, frame_fields, steps, twin
 
 laws = settings(max_examples=150, deadline=None, derandomize=True, database=None)
-few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=120, deadline=None, derandomize=True, database=None)
 
 WORDS = {
     books.APPLIED: "applied",
