@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..core.kernel.outbox import Event
-from .logfiles import LogFiles
+from .logfiles import LogFiles, Route
 
 # Event -> word in orders.log.
 ORDER_WORDS = {
@@ -33,20 +33,28 @@ class EventLog:
 
     def __init__(self, files: LogFiles) -> None:
         self.files = files
+        self._routes: dict[tuple[str, str], tuple[Route, ...]] = {}
 
     def committed(self, events: Sequence[Event]) -> None:
-        files = self.files
+        append, known = self.files.append, self._routes
         for event in events:
-            channel = event.channel
-            if channel == "orders":
-                files.orders(ORDER_WORDS.get(event.kind, event.kind), event.data)
-                if event.kind == "OrderFilled":
-                    files.trades("FILLED", event.data)
-                elif event.kind in FAILED:
-                    files.error("ORDER_FAILED", event.data)
-            elif channel == "trades":
-                files.trades("EXECUTED", event.data)
-            elif channel == "positions":
-                files.portfolio(event.kind, event.data)
-            else:
-                files.execution("info", event.kind, event=event.seq)
+            routes = known.get((event.channel, event.kind))
+            if routes is None:
+                routes = known[event.channel, event.kind] = self._routes_of(event)
+            append(routes, event.data)
+
+    def _routes_of(self, event: Event) -> tuple[Route, ...]:
+        """Which lines an event of this kind makes."""
+        route, kind = self.files.route, event.kind
+        if event.channel == "orders":
+            routes = [route("orders", ORDER_WORDS.get(kind, kind))]
+            if kind == "OrderFilled":
+                routes.append(route("trades", "FILLED"))
+            elif kind in FAILED:
+                routes += [route("errors", "ORDER_FAILED", "error"), route("execution", "ORDER_FAILED", "error")]
+            return tuple(routes)
+        if event.channel == "trades":
+            return (route("trades", "EXECUTED"),)
+        if event.channel == "positions":
+            return (route("portfolio", kind),)
+        return (route("execution", kind),)

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -134,6 +134,15 @@ class LogFile:
         return kept
 
 
+class Route(msgspec.Struct, frozen=True, gc=False):
+    """A line is before, time, after, and the body without its first `skip` bytes."""
+
+    file: LogFile
+    before: bytes
+    after: bytes
+    skip: int
+
+
 class LogFiles:
     """All log files of a process. `LogFiles.open(settings, clock)`; `flush()` every 100 ms is its owner's."""
 
@@ -211,6 +220,25 @@ class LogFiles:
     def exchange(self, word: str, fields: Fields, level: str = "info") -> None:
         if LEVELS.index(level) >= self._rank:
             self._put(self._exchange, level, word, fields)
+
+    def route(self, name: str, word: str, level: str = "info") -> "Route":
+        """Where lines of committed events go and how they begin, worked out once; `append` writes them."""
+        file: LogFile = getattr(self, f"_{name}")
+        if self._line is _json_line:
+            return Route(file, b'{"time":"', b'","level":"%b","word":%b,' % (level.encode(), _json(word)), 1)
+        return Route(file, b"", _start(level, word) + b" ", 0)
+
+    def append(self, routes: Iterable["Route"], body: bytes) -> None:
+        """One line on each route with a JSON object that is encoded already and is not empty."""
+        if not body.isascii() or body.find(b"\x7f") >= 0:
+            body = _NOT_PLAIN.sub(_escaped, body.decode()).encode()
+        time = self._time().encode()
+        for route in routes:
+            line = b"%b%b%b%b\n" % (route.before, time, route.after, body[route.skip :])
+            route.file.lines.append(line)
+            self._buffered_bytes += len(line)
+        if self._buffered_bytes > BUFFERED_BYTES_MAX:
+            self.flush()
 
     def flush(self) -> None:
         self._buffered_bytes = 0

@@ -4,9 +4,9 @@ from decimal import Decimal
 
 from ..core.execution.engine import ExecutionEngine, Plan
 from ..core.kernel.clock import Clock
-from ..core.model.exact import ZERO
+from ..core.model.exact import ZERO, tidy
 from ..core.model.messages import Refusal, SubmitOrder
-from ..core.model.order_views import ExpectedFill, OrderPreview, Slice, VenueScoreView, neat, number
+from ..core.model.order_views import ExpectedFill, OrderPreview, Slice, VenueScoreView, number
 from ..core.model.records import RiskValidation
 from ..core.risk.checks import Checks
 
@@ -50,8 +50,8 @@ class Previewer:
             code=code,
             detail=detail,
             expected_fill=expected_fill(plan),
-            estimated_cost=None if cost is None else neat(cost),
-            estimated_fees=None if fees is None else neat(fees),
+            estimated_cost=None if cost is None else tidy(cost),
+            estimated_fees=None if fees is None else tidy(fees),
             venues=tuple(
                 VenueScoreView(s.exchange, s.score, s.liquidity, s.fee, s.reliability, s.speed) for s in plan.scores
             ),
@@ -79,7 +79,7 @@ def expected_fill(plan: Plan) -> ExpectedFill | None:
     if not walk.filled_lots:
         return ExpectedFill(ZERO, None, None, None)
     quantity = number(walk.filled_lots, instrument.lot)
-    average = neat((walk.cost * instrument.tick / walk.filled_lots).quantize(AVERAGE_STEP))
+    average = tidy((walk.cost * instrument.tick / walk.filled_lots).quantize(AVERAGE_STEP))
     worst = number(walk.worst_ticks, instrument.tick) if walk.worst_ticks is not None else None
     slippage = None if walk.slippage_mid_bps is None else round(walk.slippage_mid_bps, 4)
     return ExpectedFill(quantity, average, worst, slippage, (Slice(instrument.exchange, average, quantity),))

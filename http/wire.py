@@ -17,16 +17,18 @@ BODY_MAX = 64 * 1024
 # What is still read of a body that is too long, so that the sender sees the answer; beyond it the connection is closed.
 DRAIN_MAX = 1024 * 1024
 
+# Of a page; an answer in JSON, which no browser renders, needs only the first three.
 SECURITY: tuple[Header, ...] = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
-JSON: tuple[Header, ...] = ((b"content-type", b"application/json"), *SECURITY)
-PROBLEM: tuple[Header, ...] = ((b"content-type", b"application/problem+json"), *SECURITY)
+API_SECURITY = SECURITY[:3]
+JSON: tuple[Header, ...] = ((b"content-type", b"application/json"), *API_SECURITY)
+PROBLEM: tuple[Header, ...] = ((b"content-type", b"application/problem+json"), *API_SECURITY)
 
 
 class ClientGone(Exception):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tbx.core.kernel.outbox import encode_document
 from tbx.core.model.messages import Submitted
+from tbx.core.model.exact import tidy
 from tbx.core.model.order_views import (
     STATUS,
     average_price,
     fill_view,
-    neat,
     number,
     order_detail,
     order_placed,
@@ -59,7 +59,7 @@ def test_a_number_is_exact_and_plain(steps: int, step: str) -> None:
 
 @pytest.mark.parametrize(("value", "text"), [("5000.00", "5000"), ("5E+3", "5000"), ("0.0250", "0.025"), ("0E-8", "0")])
 def test_neat_takes_off_zeros_and_exponents(value: str, text: str) -> None:
-    assert str(neat(Decimal(value))) == text
+    assert str(tidy(Decimal(value))) == text
 
 
 def test_an_average_is_exact_where_it_ends_and_rounded_where_it_does_not() -> None:

@@ -18,14 +18,14 @@ encode_document = msgspec.json.Encoder(decimal_format="number").encode
 encode_record = msgspec.json.Encoder().encode
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A committed event as the feed sends it and the journal keeps it."""
 
     seq: int
     channel: str
     kind: str
     data: bytes  # JSON object
-    frame: bytes  # {"channel":..,"seq":..,"type":..,"data":{..}}
+    frame: bytes  # {"seq":..,"channel":..,"type":..,"data":{..}}
 
 
 class Outbox:
@@ -61,9 +61,10 @@ class Outbox:
         """An event for the journal and the feed; returns its seq."""
         self.seq = seq = self.seq + 1
         body = encode_document(data)
-        frame = b'{"channel":"%b","seq":%d,"type":"%b","data":%b}' % (channel.encode(), seq, kind.encode(), body)
-        self._events.append(Event(seq, channel, kind, body, frame))
-        if len(self._events) > self.EVENTS_MAX:
+        frame = b'{"seq":%d,"channel":"%b","type":"%b","data":%b}' % (seq, channel.encode(), kind.encode(), body)
+        events = self._events
+        events.append(Event(seq, channel, kind, body, frame))
+        if len(events) > self.EVENTS_MAX:
             half = self.EVENTS_MAX // 2
             del self._events[:half]
             self.events_dropped += half

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from .exact import ZERO
+from .exact import ZERO, tidy
 from .messages import Submitted
 from .records import Fill, Order, OrderType, RiskValidation, Role, Side, SignalData, State, TimeInForce
 
@@ -214,16 +214,8 @@ class OrderPreview(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 def number(steps: int, step: Decimal) -> Decimal:
-    """`steps x step` without trailing zeros: 5000, not 5000.0. The step is written plainly, 100 and not 1E+2."""
-    if steps % 10:  # nine times out of ten there is no zero to take off; a step of 0.5 or 2 may leave one
-        return steps * step
-    return neat(steps * step)
-
-
-def neat(value: Decimal) -> Decimal:
-    """The same number without trailing zeros and without a positive exponent."""
-    whole = int(value)
-    return Decimal(whole) if whole == value else value.normalize()
+    """`steps x step` without trailing zeros: 5000, not 5000.0."""
+    return (steps * step).normalize() + ZERO
 
 
 def average_price(order: Order) -> Decimal | None:
@@ -234,7 +226,7 @@ def average_price(order: Order) -> Decimal | None:
     ticks, rest = divmod(order.cost, filled)
     if not rest:
         return number(ticks, order.tick)
-    return neat((order.cost * order.tick / filled).quantize(AVERAGE_STEP))
+    return tidy((order.cost * order.tick / filled).quantize(AVERAGE_STEP))
 
 
 def linked_orders(order: Order) -> LinkedOrders:
@@ -280,7 +272,7 @@ def fill_view(fill: Fill) -> FillView:
         number(fill.qty_lots, fill.lot),
         number(fill.price_ticks, fill.tick),
         number(fill.price_ticks * fill.qty_lots, fill.tick * fill.lot),
-        neat(fill.fee),
+        tidy(fill.fee),
         fill.fee_currency,
         fill.maker,
         fill.exchange,
@@ -310,8 +302,8 @@ def order_placed(submitted: Submitted) -> OrderPlaced:
         order.tif,
         order.paper,
         order.risk,
-        None if cost is None else neat(cost),
-        None if fees is None else neat(fees),
+        None if cost is None else tidy(cost),
+        None if fees is None else tidy(fees),
         linked_orders(order),
         order.warnings,
     )
@@ -397,7 +389,7 @@ def fees_in_quote(order: Order, fills: Sequence[Fill], average: Decimal | None) 
         total += sum((f.fee * f.price for f in fills if f.fee_currency == order.base), ZERO)
     elif average is not None:
         total += in_base * average
-    return neat(total)
+    return tidy(total)
 
 
 def arrival_slippage_bps(order: Order, average: Decimal | None) -> float | None:
