@@ -213,7 +213,7 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
         Setting("BASE_CURRENCY", "USDT", matching(r"[A-Z0-9]{2,10}", "a currency such as USDT"),
                 "Currency that the portfolio is valued in."),
         Setting("POSITION_UPDATE_INTERVAL", "5000", milliseconds(100, 3_600_000),
-                "Milliseconds between valuations that are stored and published.",
+                "Milliseconds between the pictures of the portfolio on the feed.",
                 field="position_update_interval_ns"),
     )),
     ("State", (

@@ -53,7 +53,7 @@ def config(arguments: argparse.Namespace) -> int:
 def replay(arguments: argparse.Namespace) -> int:
     from ..venues.simulator.replay import replay as replay_capture
 
-    report = replay_capture(arguments.file, speed=arguments.speed)
+    report = replay_capture(arguments.file, speed=arguments.speed, say=_say)
     if arguments.json:
         import msgspec
 
@@ -86,6 +86,10 @@ def own_version() -> str:
         return metadata.version("tbx")
     except metadata.PackageNotFoundError:
         return "0+checkout"
+
+
+def _say(line: str) -> None:
+    print(f"tbx: {line}", file=sys.stderr)
 
 
 def _warn(settings: Settings) -> None:

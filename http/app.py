@@ -82,6 +82,7 @@ class App:
             pairs=api.pairs(),
             snapshot=self.snapshot,
             api_keys=api.settings.api_keys,
+            portfolio_every_s=api.settings.position_update_interval_ns / 1e9,
         )
         api.kernel.feed.append(self.feed.committed)
         self.operations = self._operations()

@@ -18,6 +18,7 @@ from ..core.kernel.kernel import CommitStore, Kernel, Record
 from ..core.kernel.outbox import Outbox
 from ..core.market.data import MarketData, StoredBook
 from ..core.model.errors import StoreCorrupt, StoreError
+from ..core.model.exact import ZERO
 from ..core.model.ids import Counters, Ids
 from ..core.model.instruments import Instrument
 from ..core.model.messages import Faulted, PlaceAtVenue
@@ -130,6 +131,25 @@ class Node:
         self.instruments = self._instruments()
         depth_max = DEPTH_MAX_SIMULATED if settings.market.file is None else DEPTH_MAX_RECORDED
         self.market = MarketData(self.kernel, self.instruments.values(), depth_max=depth_max, on_trouble=on_trouble)
+        self._build_core()
+        history = HistoryLimits(settings.max_orders_kept, settings.max_trades_kept)
+        self.history = History(self.kernel, self.orders, archive_write, history)
+        self.paper_venues = self._paper_venues(epoch)
+        rng = random.Random(f"{settings.market_seed}:{epoch}")
+        self.reports = Reports(self.kernel, self.manager, rng.random)
+        self.recovery = Recovery(self.kernel, self.manager, self._ask)
+        self.source = market_source(clock, self.market) if market_source is not None else self._source(clock)
+        for exchange in self.paper_venues:
+            self.market.resync[exchange] = self.source.resync
+        self._add_actors()
+        self._restore()
+        self.kernel.everything = self.everything
+
+    # --- building
+
+    def _build_core(self) -> None:
+        """Portfolio, risk, execution and orders."""
+        settings = self.settings
         self.portfolio = PortfolioManager(
             self.kernel,
             self.ids,
@@ -154,22 +174,8 @@ class Node:
             self.triggers,
             OrderSettings(timeout_ns=settings.default_order_timeout_ns, default_tif=settings.default_time_in_force),
         )
-        rng = random.Random(f"{settings.market_seed}:{epoch}")
-        self.reports = Reports(self.kernel, self.manager, rng.random)
         self.brackets = Brackets(self.kernel, self.manager)
         self.closing = Closing(self.kernel, self.manager, self.portfolio.find)
-        history = HistoryLimits(settings.max_orders_kept, settings.max_trades_kept)
-        self.history = History(self.kernel, self.orders, archive_write, history)
-        self.paper_venues = self._paper_venues(epoch)
-        self.recovery = Recovery(self.kernel, self.manager, self._ask)
-        self.source = market_source(clock, self.market) if market_source is not None else self._source(clock)
-        for exchange in self.paper_venues:
-            self.market.resync[exchange] = self.source.resync
-        self._add_actors()
-        self._restore()
-        self.kernel.everything = self.everything
-
-    # --- building
 
     def _instruments(self) -> dict[tuple[str, str], Instrument]:
         source = self.settings.market
@@ -200,9 +206,14 @@ class Node:
             available=self.ledger.available,
             equity=lambda wallet: portfolio.equity(_is_paper(wallet)),
             position_value=portfolio.position_value,
-            day_pnl=portfolio.day_pnl,
+            day_pnl=self._day_pnl,
             to_base=lambda currency, exchange: portfolio.rates.rate(exchange, currency).value,
         )
+
+    def _day_pnl(self) -> Decimal:
+        """Nothing is known of the day right after a start, while balances wait for their first price."""
+        portfolio = self.portfolio
+        return portfolio.day_pnl() if portfolio.complete(portfolio.paper) else ZERO
 
     def _paper_venues(self, epoch: int) -> dict[str, PaperVenue]:
         settings = self.settings

@@ -78,6 +78,8 @@ class ErrorLog(Protocol):
 
     def execution(self, level: str, text: str, **fields: object) -> None: ...
 
+    def error(self, word: str, fields: Mapping[str, object]) -> None: ...
+
 
 def no_services() -> Mapping[str, ServiceStatus]:
     return {}
@@ -105,6 +107,7 @@ class Api:
     log: ErrorLog
     started_ns: int
     services: Callable[[], Mapping[str, ServiceStatus]] = no_services
+    archive_used: Callable[[], bool] = bool  # whether any order has left memory for the archive
 
     @property
     def paper(self) -> bool:

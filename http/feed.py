@@ -48,7 +48,7 @@ EVENT_CHANNELS = ("orders", "trades", "positions")
 STATE_LIKE = frozenset(("positions",))
 BOOK = "book:"
 # How often each picture is made, seconds.
-PICTURE_EVERY_S = {"portfolio": 0.5, "health": 5.0, BOOK: 0.25}
+PICTURE_EVERY_S = {"portfolio": 5.0, "health": 5.0, BOOK: 0.25}
 
 
 class Resume(msgspec.Struct, frozen=True):
@@ -176,12 +176,14 @@ class Feed:
         pairs: Iterable[str],
         snapshot: Snapshot,
         api_keys: Sequence[ApiKey] = (),
+        portfolio_every_s: float = PICTURE_EVERY_S["portfolio"],
     ) -> None:
         self.kernel = kernel
         self.loop = loop
         self.journal = journal
         self.epoch = epoch
         self.snapshot = snapshot
+        self.every_s = PICTURE_EVERY_S | {"portfolio": portfolio_every_s}
         self.api_keys = api_keys
         self.channels = (*EVENT_CHANNELS, "portfolio", "health", *(BOOK + pair for pair in sorted(pairs)))
         self.clients: set[Client] = set()
@@ -205,6 +207,10 @@ class Feed:
         for client in self.clients:
             if client.held:
                 client.hold(events)
+
+    def _every_s(self, channel: str) -> float | None:
+        """How often a picture is made; None for a channel of events."""
+        return self.every_s.get(BOOK if channel.startswith(BOOK) else channel)
 
     # --- a connection
 
@@ -434,7 +440,7 @@ class Feed:
         listeners = self._listeners.setdefault(channel, [])
         if client not in listeners:
             listeners.append(client)
-        every_s = _every_s(channel)
+        every_s = self._every_s(channel)
         if every_s is not None and channel not in self._timers:
             self._timers[channel] = self.loop.call_later(every_s, self._tick, channel)
 
@@ -450,7 +456,7 @@ class Feed:
                 timer.cancel()
 
     def _tick(self, channel: str) -> None:
-        every_s = _every_s(channel)
+        every_s = self._every_s(channel)
         assert every_s is not None, f"{channel} is not a picture"
         self._timers[channel] = self.loop.call_later(every_s, self._tick, channel)
         self._picture(channel)
@@ -516,11 +522,6 @@ class Feed:
             client.close(GOING_AWAY)
         if senders:
             await asyncio.wait(senders, timeout=CLOSE_WAIT_S)
-
-
-def _every_s(channel: str) -> float | None:
-    """How often a picture is made; None for a channel of events."""
-    return PICTURE_EVERY_S.get(BOOK if channel.startswith(BOOK) else channel)
 
 
 def say(client: Client, message: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from .schema import (
     SIDES,
     TEXT_MAX,
     TIME_MS_MAX,
+    Document,
     Fields,
     OrderRules,
     any_document,
@@ -118,6 +119,21 @@ class CancelResults(msgspec.Struct, frozen=True):
     orders: list[OrderView]
 
 
+class Placed(msgspec.Struct, frozen=True, gc=False):
+    """A new order and its document, made at the moment of its commit: what came later is not in it."""
+
+    submitted: Submitted
+    view: OrderPlaced
+
+
+def _placed(outcome: Any) -> Any:
+    return Placed(outcome, order_placed(outcome)) if outcome.__class__ is Submitted else outcome
+
+
+def _ignored(_: object) -> None:
+    """The reply of a command that is built to be looked at, not sent."""
+
+
 class OrderEndpoints:
     """Everything under /api/orders, and /api/trades."""
 
@@ -135,17 +151,49 @@ class OrderEndpoints:
     async def place(self, call: Call, receive: Receive) -> Answer:
         """POST /api/orders"""
         doc = document(await read_body(receive, call))
+        try:
+            return await self._put_on_record(call, doc)
+        except Problem as problem:
+            if problem.refusal is None or problem.refusal.order is None:  # else the log has it from the order's event
+                facts = {"code": problem.code, "detail": problem.detail, "pair": doc.get("pair")}
+                self.api.log.error("ORDER_FAILED", facts)
+            raise
+
+    async def _put_on_record(self, call: Call, doc: Document) -> Answer:
         headers = call.headers
         key = idempotency_key(headers[b"idempotency-key"]) if b"idempotency-key" in headers else None
         rules, now_ms = self.rules, self._now_ms()
-        submitted = await self.commands.carry_out(lambda reply: rules.submit_order(doc, reply, now_ms, key))
-        order_id = submitted.order.order_id
-        extra = [(b"location", b"/api/orders/" + order_id.encode())]
+        if (key is not None or "clientOrderId" in doc) and self.api.archive_used():
+            repeat = await self._archived_repeat(doc, key, now_ms)
+            if repeat is not None:
+                return repeat
+        placed = await self.commands.carry_out(
+            lambda reply: rules.submit_order(doc, lambda outcome: reply(_placed(outcome)), now_ms, key)
+        )
+        extra = [(b"location", b"/api/orders/" + placed.view.order_id.encode())]
         if b"prefer" in headers:
-            order = self.api.queries.source.orders.get(order_id, submitted.order)
-            extra += await self._wait(headers[b"prefer"], order)
-            submitted = msgspec.structs.replace(submitted, order=order)
-        return Answer(encode_document(order_placed(submitted)), 200 if submitted.repeated else 201, extra)
+            extra += await self._wait(headers[b"prefer"], placed.submitted.order)
+            placed = _placed(placed.submitted)
+        return Answer(encode_document(placed.view), 200 if placed.submitted.repeated else 201, extra)
+
+    async def _archived_repeat(self, doc: Document, key: str | None, now_ms: int) -> Answer | None:
+        """The answer to a request whose order has left memory; None where there is no such order."""
+        request = self.rules.submit_order(doc, _ignored, now_ms, key)
+        client_order_id = request.client_order_id
+        queries = self.api.queries
+        if client_order_id is None or queries.source.by_client_id(client_order_id) is not None:
+            return None
+        found = await queries.order_by_client_id(client_order_id)
+        if found is None:
+            return None
+        order = found[0]
+        if order.fingerprint != request.fingerprint:
+            detail = f"{client_order_id!r} was used for another order ({order.order_id}); use a new id for a new order"
+            raise Problem(422, "IDEMPOTENCY_MISMATCH", detail)
+        if order.state is State.REJECTED and order.risk is not None and not order.risk.passed:
+            raise refused(Refusal(code=order.code or "REJECTED", detail=order.reason or "", order=order))
+        location = (b"location", b"/api/orders/" + order.order_id.encode())
+        return Answer(encode_document(order_placed(Submitted(order, True))), 200, [location])
 
     async def _wait(self, prefer: bytes, order: Order) -> list[tuple[bytes, bytes]]:
         """Prefer: wait=N, at most WAIT_MAX_S; what cannot be read is not a preference."""

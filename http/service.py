@@ -123,6 +123,7 @@ class Service:
             self.archive_thread, Archive, settings.data_dir / "archive.sqlite3"
         )
         stack.callback(self.archive_thread.submit, self.archive.close)
+        self.archived_before = await self.loop.run_in_executor(self.archive_thread, self.archive.count) > 0
         in_thread = functools.partial(self.loop.run_in_executor, self.archive_thread)
         self.archived = ArchivedHistory(self.archive, in_thread)
 
@@ -199,6 +200,7 @@ class Service:
             log=self.logs,
             started_ns=time.time_ns(),
             services=neighbours.read,
+            archive_used=lambda: self.archived_before or node.history.archived > 0,
         )
 
     async def _until_ready(self) -> None:

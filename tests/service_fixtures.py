@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,9 @@ class Lines:
 
     def execution(self, level: str, text: str, **fields: object) -> None:
         self.lines.append((level, text, fields))
+
+    def error(self, word: str, fields: Mapping[str, object]) -> None:
+        self.lines.append(("error", word, dict(fields)))
 
 
 class Served:

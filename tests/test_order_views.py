@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tbx.core.kernel.outbox import encode_document
-from tbx.core.model.messages import Submitted
 from tbx.core.model.exact import tidy
+from tbx.core.model.messages import Submitted
 from tbx.core.model.order_views import (
     STATUS,
     average_price,

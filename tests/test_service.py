@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from websockets.sync.client import connect
 
 from .service_process import ServiceProcess
@@ -407,3 +408,26 @@ def test_two_services_do_not_share_a_data_folder(own: ServiceProcess, tmp_path: 
     other.http.close()
     assert process.returncode == 2 and b"another tbx service" in stderr, stderr
     assert own.http.get("/readyz").status_code == 200
+
+
+def test_an_id_is_known_when_its_order_has_left_for_the_archive(own: ServiceProcess) -> None:
+    own.settings |= {"MAX_ORDERS_KEPT": "10"}
+    own.start()
+    body = {"quantity": 500, "clientOrderId": "first-of-all"}
+    first = own.order(**body).json()
+    own.order_when(first["orderId"], "filled")
+    for number in range(12):
+        last = own.order(quantity=100, clientOrderId=f"later-{number}").json()
+    own.order_when(last["orderId"], "filled")
+    with redis.Redis(unix_socket_path=str(own.folder / "data" / "redis.sock")) as store:
+        deadline = time.monotonic() + 15
+        while store.hexists("tbx:main:orders", first["orderId"]):
+            assert time.monotonic() < deadline, "the oldest order stays in Redis"
+            time.sleep(0.05)
+    repeat = own.order(**body)
+    assert repeat.status_code == 200 and repeat.json()["orderId"] == first["orderId"], repeat.text
+    page = own.http.get("/api/orders", params={"limit": 500}).json()
+    assert page["pagination"]["total"] == 13 == len(page["orders"])
+    other = own.order(quantity=501, clientOrderId="first-of-all")
+    assert other.status_code == 422 and other.json()["code"] == "IDEMPOTENCY_MISMATCH"
+    assert own.http.get(f"/api/orders/{first['orderId']}").json()["fills"], "with its fills"

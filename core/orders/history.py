@@ -114,7 +114,7 @@ def _archived(order: Order) -> ArchivedOrder:
         exchange=order.exchange,
         side=order.side,
         status=STATUS[order.state],
-        submit_ms=order.submit_ns // MS_NS,
+        submit_ms=order.created_ns // MS_NS,  # what cursors and filters go by
         json=encode_record(order),
     )
 

@@ -246,6 +246,8 @@ class OrderManager(Actor):
                 risk=None,
                 fees={},
                 state=State.HELD,
+                stop_loss_id=None,
+                take_profit_id=None,
             )
             if role == "stop_loss":
                 entry.stop_loss_id = order_id

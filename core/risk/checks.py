@@ -150,6 +150,7 @@ CODES: dict[CheckName, str] = {
     "dailyLoss": "RISK_DAILY_LOSS",
 }
 
+
 class _Amounts:
     """The limits of a wallet in base currency, at one equity."""
 

@@ -278,7 +278,13 @@ class EmbeddedRedis:
         try:
             with self.log_path.open("ab") as log:
                 self._child = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.data_dir, start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.data_dir,
+                    env={"LC_ALL": "C"},  # ours may hold the secrets of exchanges
+                    start_new_session=True,
                 )
         except OSError as error:
             raise StoreError(f"{binary} cannot be started: {error.strerror}") from error
