@@ -48,7 +48,7 @@ WATCH_REDIS_S = 0.5
 READY_TIMEOUT_S = 30.0
 SHUTDOWN_TIMEOUT_S = 10.0
 CONNECTIONS_MAX = 10_000
-# What is kept makes no reference cycles, so the collector has little to find; its defaults would look every 700 objects.
+# What is kept makes no reference cycles, so the collector finds little; by default it would look every 700 objects.
 GC_THRESHOLDS = (20_000, 20, 50)
 
 
