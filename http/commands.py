@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ..core.kernel.kernel import Kernel
-from ..core.model.messages import OrderChanged, Refusal, Reply, StoreStateChanged
+from ..core.model.messages import OrderEnded, Refusal, Reply, StoreStateChanged
 from ..core.model.records import Order
 from .problems import refused, store_unavailable
 
@@ -36,7 +36,7 @@ class Commands:
         self._ends: dict[str, list[asyncio.Future[None]]] = {}
         self._waiting = 0
         kernel.bus.subscribe(StoreStateChanged, self._store_changed)
-        kernel.bus.subscribe(OrderChanged, self._order_changed)
+        kernel.bus.subscribe(OrderEnded, self._order_ended)
 
     def send(self, build: Callable[[Reply], Any]) -> "asyncio.Future[Any]":
         """Run a command; the reply comes later. Raises Problem 503 while the store is away."""
@@ -104,9 +104,9 @@ class Commands:
             if not waiting:
                 del self._ends[order_id]
 
-    def _order_changed(self, change: OrderChanged) -> None:
-        if self._ends and change.order.ended:
-            for future in self._ends.pop(change.order.order_id, ()):
+    def _order_ended(self, message: OrderEnded) -> None:
+        if self._ends:
+            for future in self._ends.pop(message.order.order_id, ()):
                 self.kernel.outbox.effect(_resolve, future, None)
 
     def _store_changed(self, change: StoreStateChanged) -> None:

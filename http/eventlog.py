@@ -36,12 +36,14 @@ class EventLog:
         self._routes: dict[tuple[str, str], tuple[Route, ...]] = {}
 
     def committed(self, events: Sequence[Event]) -> None:
-        append, known = self.files.append, self._routes
+        known = self._routes
+        lines = []
         for event in events:
             routes = known.get((event.channel, event.kind))
             if routes is None:
                 routes = known[event.channel, event.kind] = self._routes_of(event)
-            append(routes, event.data)
+            lines.append((routes, event.data))
+        self.files.append(lines)
 
     def _routes_of(self, event: Event) -> tuple[Route, ...]:
         """Which lines an event of this kind makes."""

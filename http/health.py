@@ -10,7 +10,7 @@ from starlette.types import Receive
 
 from ..core.kernel.bus import Bus
 from ..core.kernel.outbox import encode_document
-from ..core.model.messages import OrderChanged
+from ..core.model.messages import OrderEnded
 from ..core.model.records import Order, State
 from .context import Api, Readiness, ServiceStatus
 from .wire import Answer, Call
@@ -69,9 +69,9 @@ class Tally:
         for order in orders:
             if order.ended:
                 self.count(order)
-        bus.subscribe(OrderChanged, self._changed)
+        bus.subscribe(OrderEnded, self._changed)
 
-    def _changed(self, change: OrderChanged) -> None:
+    def _changed(self, change: OrderEnded) -> None:
         # The event's name, not the state: an ended order that changes once more is not another order.
         if change.type in ENDINGS:
             self.count(change.order)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -134,7 +134,7 @@ class LogFile:
         return kept
 
 
-class Route(msgspec.Struct, frozen=True, gc=False):
+class Route(NamedTuple):
     """A line is before, time, after, and the body without its first `skip` bytes."""
 
     file: LogFile
@@ -228,15 +228,16 @@ class LogFiles:
             return Route(file, b'{"time":"', b'","level":"%b","word":%b,' % (level.encode(), _json(word)), 1)
         return Route(file, b"", _start(level, word) + b" ", 0)
 
-    def append(self, routes: Iterable["Route"], body: bytes) -> None:
-        """One line on each route with a JSON object that is encoded already and is not empty."""
-        if not body.isascii() or body.find(b"\x7f") >= 0:
-            body = _NOT_PLAIN.sub(_escaped, body.decode()).encode()
-        time = self._time().encode()
-        for route in routes:
-            line = b"%b%b%b%b\n" % (route.before, time, route.after, body[route.skip :])
-            route.file.lines.append(line)
-            self._buffered_bytes += len(line)
+    def append(self, lines: Iterable[tuple[Iterable["Route"], bytes]]) -> None:
+        """One line on each route for each JSON object, which is encoded already and not empty; all of this moment."""
+        time, buffered = self._time().encode(), 0
+        for routes, body in lines:
+            if not body.isascii() or b"\x7f" in body:
+                body = _NOT_PLAIN.sub(_escaped, body.decode()).encode()
+            for file, before, after, skip in routes:
+                file.lines.append(b"%b%b%b%b\n" % (before, time, after, body[skip:] if skip else body))
+                buffered += len(body)
+        self._buffered_bytes += buffered
         if self._buffered_bytes > BUFFERED_BYTES_MAX:
             self.flush()
 

@@ -151,25 +151,21 @@ class OrderEndpoints:
     async def place(self, call: Call, receive: Receive) -> Answer:
         """POST /api/orders"""
         doc = document(await read_body(receive, call))
+        headers, rules, now_ms = call.headers, self.rules, self._now_ms()
         try:
-            return await self._put_on_record(call, doc)
+            key = idempotency_key(headers[b"idempotency-key"]) if b"idempotency-key" in headers else None
+            if (key is not None or "clientOrderId" in doc) and self.api.archive_used():
+                repeat = await self._archived_repeat(doc, key, now_ms)
+                if repeat is not None:
+                    return repeat
+            placed = await self.commands.carry_out(
+                lambda reply: rules.submit_order(doc, lambda outcome: reply(_placed(outcome)), now_ms, key)
+            )
         except Problem as problem:
             if problem.refusal is None or problem.refusal.order is None:  # else the log has it from the order's event
                 facts = {"code": problem.code, "detail": problem.detail, "pair": doc.get("pair")}
                 self.api.log.error("ORDER_FAILED", facts)
             raise
-
-    async def _put_on_record(self, call: Call, doc: Document) -> Answer:
-        headers = call.headers
-        key = idempotency_key(headers[b"idempotency-key"]) if b"idempotency-key" in headers else None
-        rules, now_ms = self.rules, self._now_ms()
-        if (key is not None or "clientOrderId" in doc) and self.api.archive_used():
-            repeat = await self._archived_repeat(doc, key, now_ms)
-            if repeat is not None:
-                return repeat
-        placed = await self.commands.carry_out(
-            lambda reply: rules.submit_order(doc, lambda outcome: reply(_placed(outcome)), now_ms, key)
-        )
         extra = [(b"location", b"/api/orders/" + placed.view.order_id.encode())]
         if b"prefer" in headers:
             extra += await self._wait(headers[b"prefer"], placed.submitted.order)

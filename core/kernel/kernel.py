@@ -179,12 +179,15 @@ class Kernel:
 
     def _release(self, effects: list[Effect]) -> None:
         for action, args in effects:
-            self._call(action, *args)
+            try:
+                action(*args)
+            except Exception as error:  # an effect is the edge: its failure must not keep back the others
+                self._fault(action, None, error)
 
     def _call(self, action: Callable[..., object], *args: Any) -> None:
         try:
             action(*args)
-        except Exception as error:  # an effect is the edge: its failure must not keep back the others
+        except Exception as error:
             self._fault(action, None, error)
 
     # --- supervision

@@ -223,8 +223,8 @@ class OrderFilled(msgspec.Struct, frozen=True, gc=False):
     reserved_change: Decimal  # of the order's reservation, negative when funds are set free
 
 
-class OrderChanged(msgspec.Struct, frozen=True, gc=False):
-    """An order moved; `type` is the name of the API event."""
+class OrderEnded(msgspec.Struct, frozen=True, gc=False):
+    """An order has ended, or an ended one took a late fill; `type` is the name of the API event."""
 
     order: Order
     type: str

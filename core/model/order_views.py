@@ -237,8 +237,9 @@ def linked_orders(order: Order) -> LinkedOrders:
 
 
 def order_update(order: Order) -> OrderUpdate:
-    """The compact form for events; made for every change of every order."""
+    """The compact form for events; made for every change of every order, so it calls as little as it can."""
     tick, lot, price, stop, filled = order.tick, order.lot, order.price_ticks, order.stop_ticks, order.filled_lots
+    quantity = (order.qty_lots * lot).normalize() + ZERO
     return OrderUpdate(
         order.order_id,
         order.client_order_id,
@@ -248,11 +249,11 @@ def order_update(order: Order) -> OrderUpdate:
         order.type,
         order.role,
         order.exchange,
-        order.paper,
-        number(order.qty_lots, lot),
+        order.wallet.startswith("paper."),
+        quantity,
         None if price is None else number(price, tick),
         None if stop is None else number(stop, tick),
-        number(filled, lot) if filled else ZERO,
+        ZERO if not filled else quantity if filled == order.qty_lots else number(filled, lot),
         average_price(order) if filled else None,
         order.parent_id,
         order.reason,
@@ -263,16 +264,17 @@ def order_update(order: Order) -> OrderUpdate:
 
 def fill_view(fill: Fill) -> FillView:
     """A fill as the API and the channel `trades` show it."""
+    quantity, price = fill.qty_lots * fill.lot, fill.price_ticks * fill.tick
     return FillView(
         fill.fill_id,
         fill.order_id,
         fill.trade_id,
         fill.pair,
         fill.side,
-        number(fill.qty_lots, fill.lot),
-        number(fill.price_ticks, fill.tick),
-        number(fill.price_ticks * fill.qty_lots, fill.tick * fill.lot),
-        tidy(fill.fee),
+        quantity.normalize() + ZERO,
+        price.normalize() + ZERO,
+        (quantity * price).normalize() + ZERO,
+        fill.fee.normalize() + ZERO,
         fill.fee_currency,
         fill.maker,
         fill.exchange,

@@ -15,7 +15,7 @@ from ..kernel.bus import Handler
 from ..kernel.clock import SECOND_NS
 from ..kernel.kernel import Kernel
 from ..model.exact import ZERO
-from ..model.messages import ExitUnsold, OrderChanged, OrderFilled, TriggerReached
+from ..model.messages import ExitUnsold, OrderEnded, OrderFilled, TriggerReached
 from ..model.records import Order, State
 from .lifecycle import Step
 from .manager import OrderManager
@@ -38,7 +38,7 @@ class Brackets(Actor):
             TriggerReached: self.on_trigger,
             ExitUnsold: self.on_unsold,
             OrderFilled: self.on_filled,
-            OrderChanged: self.on_changed,
+            OrderEnded: self.on_ended,
         }
 
     def start(self) -> None:
@@ -176,12 +176,10 @@ class Brackets(Actor):
         reason = "what is left is below the least quantity" if order.filled_lots else "nothing is left to sell"
         self.manager.end(order, Step.CANCEL, reason, "NOTHING_TO_PROTECT", now_ns)
 
-    # --- an order moves
+    # --- an order ends
 
-    def on_changed(self, message: OrderChanged) -> None:
+    def on_ended(self, message: OrderEnded) -> None:
         order = message.order
-        if not order.ended:
-            return
         if order.parent_id is not None:
             self._exit_ended(order)
         elif order.stop_loss_id is not None or order.take_profit_id is not None:

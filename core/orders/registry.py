@@ -11,9 +11,9 @@ import msgspec
 
 from ..kernel.kernel import Kernel
 from ..model.ids import Ids
-from ..model.messages import OrderChanged
+from ..model.messages import OrderEnded
 from ..model.order_views import fill_view, order_update
-from ..model.records import Fill, Order, State
+from ..model.records import ENDED, Fill, Order, State
 
 # The feed's name for what happened, and the state that it left the order in.
 EVENT_OF_STATE = {
@@ -61,7 +61,7 @@ class Orders:
         return self._fills_of.get(order_id, [])
 
     def committed(self, order: Order) -> bool:
-        """Whether the order's first commit has been acknowledged."""
+        """Whether the first commit of an order that came with an id has been acknowledged."""
         return order.order_id not in self._uncommitted
 
     # --- changing
@@ -84,14 +84,16 @@ class Orders:
     def add(self, order: Order, kind: str | None = None) -> None:
         """Put a new order on record."""
         self._index(order)
-        self._uncommitted.add(order.order_id)
-        self.kernel.outbox.effect(self._uncommitted.discard, order.order_id)
+        if order.fingerprint:  # only a request with an id of its own can be repeated
+            self._uncommitted.add(order.order_id)
+            self.kernel.outbox.effect(self._uncommitted.discard, order.order_id)
         self.changed(order, kind or EVENT_OF_STATE[order.state], order.created_ns)
 
     def changed(self, order: Order, kind: str, now_ns: int) -> None:
         """Commit the order as it now is and tell the world what happened to it."""
         order.updated_ns = now_ns
-        if order.ended:
+        ended = order.state in ENDED
+        if ended:
             if order.end_ns is None:
                 order.end_ns = now_ns
             self.open.pop(order.order_id, None)
@@ -101,7 +103,8 @@ class Orders:
             self.ids.dirty = False
             outbox.put("meta", "ids", self.ids.counters)
         outbox.event("orders", kind, order_update(order))
-        self.kernel.bus.publish(OrderChanged(order, kind))
+        if ended:
+            self.kernel.bus.publish(OrderEnded(order, kind))
 
     def add_fill(self, fill: Fill) -> None:
         self._index_fill(fill)
