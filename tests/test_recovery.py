@@ -191,3 +191,14 @@ def test_a_store_that_comes_back_with_less_is_written_anew_from_memory(desk: Des
     desk.restart()
     assert image(desk) == now and now != before
     desk.check()
+
+
+def test_what_leaves_goes_in_rounds_until_the_share_has_left(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_ORDERS_KEPT="20")
+    desk.node.history.ROUND_MAX = 2  # type: ignore[misc]
+    for _ in range(21):
+        desk.order("buy", "100")
+    desk.wait(3_000)
+    assert [len(orders) for orders, _ in desk.archived] == [2, 2, 1]
+    assert len(desk.node.orders.orders) == 16 == len(desk.store.tables["orders"])
+    desk.check()

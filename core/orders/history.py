@@ -34,6 +34,7 @@ class History(Actor):
     """Looks every few seconds whether something must leave."""
 
     LOOK_NS = 2 * SECOND_NS
+    ROUND_MAX = 250  # orders that leave at a time, so that nothing else waits long; the next round follows at once
 
     def __init__(self, kernel: Kernel, orders: Orders, write: ArchiveWrite, limits: HistoryLimits) -> None:
         super().__init__(kernel)
@@ -43,6 +44,7 @@ class History(Actor):
         self.archived = 0  # orders that left since the start
         self.error: str | None = None  # why the last round failed
         self._moving = False
+        self._draining = False  # from the moment that a bound is passed until the share has left
         self._timer: Timer | None = None
 
     def start(self) -> None:
@@ -59,10 +61,13 @@ class History(Actor):
     def trim(self) -> None:
         """Begin to move what is too much; nothing while a move is under way."""
         limits, orders = self.limits, self.orders
-        if self._moving or (len(orders.orders) <= limits.orders_max and len(orders.fills) <= limits.trades_max):
+        if len(orders.orders) > limits.orders_max or len(orders.fills) > limits.trades_max:
+            self._draining = True
+        if self._moving or not self._draining:
             return
         leaving = self._oldest_ended()
         if not leaving:
+            self._draining = False
             return
         self._moving = True
         fills = [fill for order in leaving for fill in orders.fills_of(order.order_id)]
@@ -78,13 +83,9 @@ class History(Actor):
         keep = 1 - limits.leave_share
         orders_over = len(orders.orders) - int(limits.orders_max * keep)
         fills_over = len(orders.fills) - int(limits.trades_max * keep)
-        if len(orders.orders) <= limits.orders_max:
-            orders_over = 0
-        if len(orders.fills) <= limits.trades_max:
-            fills_over = 0
         leaving: list[Order] = []
         for order in orders.orders.values():
-            if orders_over <= 0 and fills_over <= 0:
+            if (orders_over <= 0 and fills_over <= 0) or len(leaving) == self.ROUND_MAX:
                 break
             if not order.ended or not orders.committed(order) or self._needed(order):
                 continue
@@ -104,6 +105,9 @@ class History(Actor):
         if error is None:
             self.orders.forget(order_ids)
             self.archived += len(order_ids)
+            self.trim()
+        else:
+            self._draining = False  # tried again at the next look
 
 
 def _archived(order: Order) -> ArchivedOrder:
