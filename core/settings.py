@@ -145,7 +145,7 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
         Setting("PORT", "3004", whole(0, 65_535, "a port"),
                 "Port to listen on; 0 takes any free one."),
         Setting("NODE_ENV", "development", choice("development", "production", "test"),
-                "development, production or test; shown in health and logs."),
+                "development, production or test; stands in the log at every start."),
         Setting("NODE_ID", "main", matching(r"[a-z0-9]{1,12}", "1 to 12 lower-case letters or digits"),
                 "Name of this node in Redis keys and venue order ids; two services on one Redis need two."),
         Setting("DATA_DIR", "./data", path,
@@ -328,10 +328,11 @@ def _unknown(name: str) -> str:
 def _finish(values: dict[str, object], given: list[Given], folder: Path) -> None:
     """Fill in what depends on more than one setting: folders, log files, the rate limit, the host names."""
     source = {row.name: row.source for row in given}
+    shown = {row.name: row.shown for row in given}
     for field in ("data_dir", "log_dir", "execution_log_file", "trade_log_file"):
         values[field] = folder / cast(Path, values[field])
     for name, field in (("EXECUTION_LOG_FILE", "execution_log_file"), ("TRADE_LOG_FILE", "trade_log_file")):
-        if source[name] == "default":
+        if source[name] == "default" or shown[name] == SETTINGS[name].default:
             values[field] = cast(Path, values["log_dir"]) / Path(SETTINGS[name].default).name
     source_of_prices = cast(Market, values["market"])
     if source_of_prices.file is not None:

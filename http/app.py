@@ -90,6 +90,7 @@ class App:
         self.asgi = self._gate()
 
     async def close(self) -> None:
+        self.commands.let_go()
         await self.feed.close()
 
     # --- the table

@@ -21,7 +21,7 @@ READ_WAIT_S = 2.0
 # Requests that may wait for the end of an order at one time (Prefer: wait); more are answered at once.
 WAITING_MAX = 1_000
 
-LOST = "the request was taken, but Redis went away before it was committed; ask by clientOrderId before a repeat"
+LOST = "the request was taken, but Redis did not confirm it; ask by clientOrderId before a repeat"
 
 FAULT = "a fault of the service while the request ran; it has been logged, and trading is halted until it is looked at"
 
@@ -42,7 +42,7 @@ class Commands:
         """Run a command; the reply comes later. Raises Problem 503 while the store is away."""
         kernel = self.kernel
         if not kernel.store_up:
-            raise store_unavailable("Redis cannot be reached, so no order can be taken; nothing was changed")
+            raise store_unavailable(f"nothing can be made durable now, so nothing was changed: {kernel.store_why}")
         future: asyncio.Future[Any] = self.loop.create_future()
         command = build(partial(_resolve, future))
         faults = kernel.fault_count
@@ -97,6 +97,19 @@ class Commands:
         await self.committed()
         return True
 
+    def let_go(self) -> None:
+        """The service stops: answer now who waits for the end of an order, or for a store that is away."""
+        for futures in self._ends.values():
+            for future in futures:
+                _resolve(future, None)
+        if not self.kernel.store_up:
+            self._lose()
+
+    def _lose(self) -> None:
+        lost = Refusal(code="OUTCOME_UNKNOWN", detail=LOST, status=503, retry_after_s=1)
+        for future in list(self._asked):
+            _resolve(future, lost)
+
     def _forget(self, order_id: str, future: "asyncio.Future[None]") -> None:
         waiting = self._ends.get(order_id, [])
         if future in waiting:
@@ -113,9 +126,7 @@ class Commands:
         """Whoever waits for a commit would wait as long as Redis is away: tell them what is known instead."""
         if change.up:
             return
-        lost = Refusal(code="OUTCOME_UNKNOWN", detail=LOST, status=503, retry_after_s=1)
-        for future in list(self._asked):
-            _resolve(future, lost)
+        self._lose()
 
 
 def _resolve(future: "asyncio.Future[Any]", value: object) -> None:

@@ -23,6 +23,7 @@ from ..core.model.ids import Counters, Ids
 from ..core.model.instruments import Instrument
 from ..core.model.messages import Faulted, PlaceAtVenue
 from ..core.model.records import Balance, EquitySample, Fill, Order, Position, State
+from ..core.orders.amending import Amending
 from ..core.orders.brackets import Brackets
 from ..core.orders.closing import Closing
 from ..core.orders.history import ArchiveWrite, History, HistoryLimits
@@ -143,6 +144,7 @@ class Node:
             self.market.resync[exchange] = self.source.resync
         self._add_actors()
         self._restore()
+        del self.held  # the actors have it now; what they drop must not be kept here
         self.kernel.everything = self.everything
 
     # --- building
@@ -174,6 +176,7 @@ class Node:
             self.triggers,
             OrderSettings(timeout_ns=settings.default_order_timeout_ns, default_tif=settings.default_time_in_force),
         )
+        self.amending = Amending(self.kernel, self.manager)
         self.brackets = Brackets(self.kernel, self.manager)
         self.closing = Closing(self.kernel, self.manager, self.portfolio.find)
 
@@ -206,6 +209,7 @@ class Node:
             available=self.ledger.available,
             equity=lambda wallet: portfolio.equity(_is_paper(wallet)),
             position_value=portfolio.position_value,
+            buying=self.orders.buying,
             day_pnl=self._day_pnl,
             to_base=lambda currency, exchange: portfolio.rates.rate(exchange, currency).value,
         )
@@ -240,6 +244,7 @@ class Node:
             self.portfolio,
             self.brackets,
             self.closing,
+            self.amending,
             self.triggers,
             *self.paper_venues.values(),
             self.market,
@@ -261,6 +266,7 @@ class Node:
         for key, position in self.portfolio.records():
             yield "positions", key, position
         yield "meta", "ids", self.ids.counters
+        yield "meta", "dayOpen", self.portfolio.day_open_record()
 
     def _restore(self) -> None:
         held = self.held

@@ -130,10 +130,6 @@ def _placed(outcome: Any) -> Any:
     return Placed(outcome, order_placed(outcome)) if outcome.__class__ is Submitted else outcome
 
 
-def _ignored(_: object) -> None:
-    """The reply of a command that is built to be looked at, not sent."""
-
-
 class OrderEndpoints:
     """Everything under /api/orders, and /api/trades."""
 
@@ -154,10 +150,10 @@ class OrderEndpoints:
         headers, rules, now_ms = call.headers, self.rules, self._now_ms()
         try:
             key = idempotency_key(headers[b"idempotency-key"]) if b"idempotency-key" in headers else None
-            if (key is not None or "clientOrderId" in doc) and self.api.archive_used():
-                repeat = await self._archived_repeat(doc, key, now_ms)
-                if repeat is not None:
-                    return repeat
+            repeat = await self._archived_repeat(doc, key, now_ms)
+            if repeat is not None:
+                location = (b"location", b"/api/orders/" + repeat.order.order_id.encode())
+                return Answer(encode_document(order_placed(repeat)), 200, [location])
             placed = await self.commands.carry_out(
                 lambda reply: rules.submit_order(doc, lambda outcome: reply(_placed(outcome)), now_ms, key)
             )
@@ -172,24 +168,13 @@ class OrderEndpoints:
             placed = _placed(placed.submitted)
         return Answer(encode_document(placed.view), 200 if placed.submitted.repeated else 201, extra)
 
-    async def _archived_repeat(self, doc: Document, key: str | None, now_ms: int) -> Answer | None:
-        """The answer to a request whose order has left memory; None where there is no such order."""
-        request = self.rules.submit_order(doc, _ignored, now_ms, key)
-        client_order_id = request.client_order_id
-        queries = self.api.queries
-        if client_order_id is None or queries.source.by_client_id(client_order_id) is not None:
+    async def _archived_repeat(self, doc: Document, key: str | None, now_ms: int) -> Submitted | None:
+        """What a request is answered whose order has left memory; None where there is no such order."""
+        if (key is None and "clientOrderId" not in doc) or not self.api.archive_used():
             return None
-        found = await queries.order_by_client_id(client_order_id)
-        if found is None:
-            return None
-        order = found[0]
-        if order.fingerprint != request.fingerprint:
-            detail = f"{client_order_id!r} was used for another order ({order.order_id}); use a new id for a new order"
-            raise Problem(422, "IDEMPOTENCY_MISMATCH", detail)
-        if order.state is State.REJECTED and order.risk is not None and not order.risk.passed:
-            raise refused(Refusal(code=order.code or "REJECTED", detail=order.reason or "", order=order))
-        location = (b"location", b"/api/orders/" + order.order_id.encode())
-        return Answer(encode_document(order_placed(Submitted(order, True))), 200, [location])
+        request = self.rules.submit_order(doc, _nobody, now_ms, key)
+        assert request.client_order_id is not None
+        return await archived_repeat(self.api, request.client_order_id, request.fingerprint)
 
     async def _wait(self, prefer: bytes, order: Order) -> list[tuple[bytes, bytes]]:
         """Prefer: wait=N, at most WAIT_MAX_S; what cannot be read is not a preference."""
@@ -207,19 +192,22 @@ class OrderEndpoints:
         if b"idempotency-key" in call.headers:
             raise Problem(422, "INVALID_VALUE", "an Idempotency-Key names one order; give each a clientOrderId")
         now_ms = self._now_ms()
-        pending = [self._send_one(doc, now_ms) for doc in docs]
+        pending = [await self._send_one(doc, now_ms) for doc in docs]
         results = []
         for number, item in enumerate(pending):
-            outcome = item if isinstance(item, Problem) else await self.commands.wait_for(item)
+            outcome = item if isinstance(item, Problem | Submitted) else await self.commands.wait_for(item)
             results.append(batch_result(outcome, f"{call.scope['path']}#{number}"))
         return Answer(encode_document(BatchResults(now_ms, results)))
 
-    def _send_one(self, doc: object, now_ms: int) -> Any:
-        """A future of the outcome, or the problem."""
+    async def _send_one(self, doc: object, now_ms: int) -> Any:
+        """A future of the outcome, or the outcome where it is known."""
         if not isinstance(doc, dict):
             return Problem(422, "WRONG_TYPE", "an order is an object")
         rules = self.rules
         try:
+            repeat = await self._archived_repeat(doc, None, now_ms)
+            if repeat is not None:
+                return repeat
             return self.commands.send(lambda reply: rules.submit_order(doc, reply, now_ms))
         except Problem as problem:
             return problem
@@ -424,6 +412,23 @@ class OrderEndpoints:
                 fields.wrong("status", "INVALID_VALUE", detail)
                 break
         return tuple(states)
+
+
+async def archived_repeat(api: Api, client_order_id: str, fingerprint: str) -> Submitted | None:
+    """The answer to a repeat of a request whose order is archived; raises Problem where it was another request."""
+    queries = api.queries
+    if not api.archive_used() or queries.source.by_client_id(client_order_id) is not None:
+        return None
+    found = await queries.order_by_client_id(client_order_id)
+    if found is None:
+        return None
+    order = found[0]
+    if order.fingerprint != fingerprint:
+        detail = f"{client_order_id!r} was used for another order ({order.order_id}); use a new id for a new order"
+        raise Problem(422, "IDEMPOTENCY_MISMATCH", detail)
+    if order.state is State.REJECTED and order.risk is not None and not order.risk.passed:
+        raise refused(Refusal(code=order.code or "REJECTED", detail=order.reason or "", order=order))
+    return Submitted(order, True)
 
 
 def idempotency_key(header: bytes) -> str:

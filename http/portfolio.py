@@ -7,13 +7,14 @@ import msgspec
 from starlette.types import Receive
 
 from ..core.kernel.outbox import encode_document
-from ..core.model.messages import ClosePosition
+from ..core.model.messages import ClosePosition, Submitted
 from ..core.model.order_views import number, order_placed
 from ..core.model.views import PositionView
 from .commands import Commands
 from .context import Api
+from .orders import archived_repeat, idempotency_key
 from .problems import Problem
-from .schema import CLOSE_FIELDS, QUANTITY_MAX, Fields, document, pair_error, query
+from .schema import CLOSE_FIELDS, QUANTITY_MAX, Fields, checked_key, document, pair_error, query
 from .wire import Answer, Call, read_body
 
 BUY, SELL = 1, -1
@@ -126,11 +127,19 @@ class PortfolioEndpoints:
             quantity = fields.positive("quantity", QUANTITY_MAX)
             fields.done()
         position_id = call.params["position_id"]
+        key, mark = None, ""
+        if b"idempotency-key" in call.headers:
+            key = checked_key(idempotency_key(call.headers[b"idempotency-key"]))
+            mark = f"close {position_id} {quantity}"
+            repeat = await archived_repeat(self.api, key, mark)
+            if repeat is not None:
+                return _placed(repeat)
         submitted = await self.commands.carry_out(
-            lambda reply: ClosePosition(position_id=position_id, reply=reply, quantity=quantity)
+            lambda reply: ClosePosition(
+                position_id=position_id, reply=reply, quantity=quantity, client_order_id=key, fingerprint=mark
+            )
         )
-        location = b"/api/orders/" + submitted.order.order_id.encode()
-        return Answer(encode_document(order_placed(submitted)), 201, [(b"location", location)])
+        return _placed(submitted)
 
     async def book(self, call: Call, _: Receive) -> Answer:
         """GET /api/book/{pair}"""
@@ -146,3 +155,9 @@ class PortfolioEndpoints:
             fields.wrong("exchange", "INVALID_EXCHANGE", f"{pair} is traded at {known}")
         fields.done()
         return Answer(encode_document(consolidated_book(self.api, pair, depth, exchange)))
+
+
+def _placed(submitted: Submitted) -> Answer:
+    location = b"/api/orders/" + submitted.order.order_id.encode()
+    status = 200 if submitted.repeated else 201
+    return Answer(encode_document(order_placed(submitted)), status, [(b"location", location)])

@@ -149,7 +149,6 @@ CODES = {
     "SLIPPAGE_TOO_HIGH": "The books would fill it worse than MAX_SLIPPAGE_PERCENT; onSlippage: reduce takes what fits.",
     "MARKET_CLOSED": "The pair is not open for trading at this exchange.",
     "NO_MARKET_DATA": "There is no current order book of the pair.",
-    "VENUE_UNAVAILABLE": "No exchange that trades the pair is connected.",
     "POST_ONLY_WOULD_TAKE": "A post-only order would have traded at once.",
     "FOK_UNFILLABLE": "The books do not hold the whole quantity within the price, so nothing was sent.",
     "INVALID_STOP": "The stop lies on the wrong side of the price: it would trigger at once.",

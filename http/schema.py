@@ -449,6 +449,14 @@ def client_id(fields: Fields, key: str | None) -> str | None:
     return key
 
 
+def checked_key(key: str) -> str:
+    """An Idempotency-Key; raises Problem 422 where it is none."""
+    if CLIENT_ORDER_ID.fullmatch(key) is None:
+        wrong = "expected 1 to 64 letters, digits or . _ : -"
+        raise invalid([FieldError("Idempotency-Key", wrong, "INVALID_VALUE")])
+    return key
+
+
 def fingerprint(command: SubmitOrder) -> str:
     """The same for two requests that ask for the same, however they were written."""
     parts = []

@@ -27,7 +27,7 @@ import uvloop
 from ..core.kernel.clock import MS_NS, SystemClock
 from ..core.kernel_cache import warm_up
 from ..core.model.errors import SettingsError, StoreError
-from ..core.model.messages import Faulted
+from ..core.model.messages import Faulted, StoreStateChanged
 from ..core.orders.queries import OrderQueries
 from ..core.risk.guard import TradingState
 from ..core.settings import Settings
@@ -43,6 +43,7 @@ from .logfiles import LogFiles
 from .neighbours import Neighbours
 from .preview import Previewer
 
+EXIT_FENCED = 3  # another process is the writer, or Redis holds another state
 LOG_FLUSH_S = 0.1
 WATCH_REDIS_S = 0.5
 READY_TIMEOUT_S = 30.0
@@ -73,6 +74,7 @@ class Service:
         self.settings = settings
         self.stopping = asyncio.Event()
         self.exit_code = 0
+        self.folder_lost = False
         self.archive_thread = ThreadPoolExecutor(1, "archive")
 
     # --- the whole
@@ -143,6 +145,7 @@ class Service:
             on_trouble=lambda text: self.logs.exchange("TROUBLE", {"detail": text}, "warn"),
         )
         self.node.kernel.feed.append(EventLog(self.logs).committed)
+        self.node.kernel.bus.subscribe(StoreStateChanged, self._store_changed)
         self.node.start()
         stack.push_async_callback(self._settle)
 
@@ -217,25 +220,28 @@ class Service:
         ready = self.readiness()
         state = "ready" if ready.ready else f"not ready ({ready.reason})"
         self.say(f"{state} on http://{host if ':' not in host else f'[{host}]'}:{port} ({mode}, {market})")
-        self.logs.execution("info", "STARTED", host=host, port=port, mode=mode, market=market, epoch=self.epoch)
+        facts = {"host": host, "port": port, "mode": mode, "market": market, "epoch": self.epoch}
+        self.logs.execution("info", "STARTED", environment=settings.node_env, redis=self.store.redis_version, **facts)
 
     # --- down
 
     async def _settle(self) -> None:
         """Stop what makes inputs and wait until the last of them is committed."""
         self.node.stop()
+        if self.exit_code == EXIT_FENCED:
+            return  # nothing more may be written
         idle = asyncio.Event()
         self.node.kernel.when_idle(idle.set)
         try:
             await asyncio.wait_for(idle.wait(), SHUTDOWN_TIMEOUT_S)
         except TimeoutError:
-            self.say("the last changes could not be committed: Redis is away")
+            self.say(f"the last changes could not be committed: {self.node.kernel.store_why}")
             self.exit_code = 1
 
     def _fatal(self, error: StoreError) -> None:
         self.say(f"stopping: {error}")
         self.logs.execution("error", "FENCED", detail=str(error))
-        self.exit_code = 3
+        self.exit_code = EXIT_FENCED
         self.stopping.set()
 
     # --- while it runs
@@ -243,7 +249,7 @@ class Service:
     def readiness(self) -> Readiness:
         node = self.node
         checks = {
-            "store": node.kernel.store_up,
+            "store": node.kernel.store_up and not self.folder_lost,
             "recovered": True,
             "reconciled": node.recovery.settled,
             "venue": any(venue.status().status == "connected" for venue in node.paper_venues.values()),
@@ -265,7 +271,16 @@ class Service:
         self.say(f"a fault in {fault.where}: {fault.error}; trading is {TradingState.HALTED.value}")
 
     def _store_state(self, up: bool, why: str) -> None:
-        self.logs.execution("info" if up else "error", "STORE_UP" if up else "STORE_DOWN", detail=why)
+        """The connection to Redis came or went."""
+        self.logs.execution("info" if up else "error", "REDIS_CONNECTED" if up else "REDIS_LOST", detail=why)
+
+    def _store_changed(self, message: StoreStateChanged) -> None:
+        """Commits fail, or succeed again."""
+        if message.up:
+            self.logs.execution("info", "STORE_UP", state_rewritten=self.node.kernel.rewrite_count)
+        else:
+            self.logs.execution("error", "STORE_DOWN", detail=message.reason)
+            self.say(f"commits fail, so no orders are taken: {message.reason}")
 
     def _archive_write(
         self,
@@ -285,15 +300,26 @@ class Service:
 
         self.archive_thread.submit(write)
 
+    def _folder_lost(self) -> None:
+        """Redis writes into files that nobody will find again: take no more orders and say so."""
+        why = f"DATA_DIR {self.settings.data_dir} was removed while the service runs; what comes now would be lost"
+        self.folder_lost = True
+        self.node.guard.limit("folder", TradingState.HALTED, why)
+        self.logs.execution("error", "DATA_DIR_LOST", detail=why)
+        self.say(f"{why}; trading is HALTED")
+
     async def _flush_logs(self) -> None:
         while True:
             await asyncio.sleep(LOG_FLUSH_S)
             self.logs.flush()
 
     async def _watch(self) -> None:
-        """Start the embedded Redis again when it dies; the store connects again by itself."""
+        """Start the embedded Redis again when it dies (the store connects again by itself); look after its folder."""
         while self.settings.redis_url is None:
             await asyncio.sleep(WATCH_REDIS_S)
+            if not (self.settings.data_dir / "redis.sock").exists() and self.redis.alive():
+                self._folder_lost()
+                return
             if not self.redis.alive() and not self.stopping.is_set():
                 self.logs.execution("error", "REDIS_DIED")
                 try:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tbx.core.model.messages import VenueEnded, VenueFilled
 from tbx.core.model.records import Order, State
 
 from .desk import Desk, refused
@@ -246,3 +247,165 @@ def test_whatever_the_market_does_nothing_is_sold_twice_or_left_unprotected(
         if entry.ended and entry.filled_lots and held >= stop.lot:
             assert any(o.triggered_ns is not None or desk.node.triggers.armed(o.order_id) for o in going)
         assert stop.filled_lots + target.filled_lots <= entry.filled_lots
+
+
+# --- what used to leave a position naked, or sell it twice
+
+
+def test_an_exit_that_is_cancelled_between_two_attempts_ends_at_once_and_the_other_guards_again(desk: Desk) -> None:
+    entry, stop, target = bracket(desk)
+    desk.book([("0.0232", "1500")], [("0.0240", "1")])
+    desk.wait()
+    assert stop.state is State.PART and stop.waiting
+    assert desk.cancel(stop, wait_ms=0) is stop and stop.state is State.CANCELLED
+    assert desk.node.triggers.armed(target.order_id) and target.qty_lots * target.lot == 3500 == entry.protected
+    desk.price("0.0271", "0.0272")
+    desk.wait()
+    assert target.state is State.FILLED and desk.total("RVN") == 0
+    desk.check()
+
+
+def test_a_reached_stop_takes_its_coins_back_from_a_sale_that_rests(desk: Desk) -> None:
+    entry, stop, _ = bracket(desk, "1000")
+    resting = desk.order("sell", "1000", type="limit", price="0.0300")
+    desk.price("0.0232", "0.0233")
+    desk.wait(2_000)
+    assert resting.state is State.CANCELLED and stop.order_id in (resting.reason or "")
+    assert stop.state is State.FILLED and desk.total("RVN") == 0 and entry.protected == 0
+    desk.check()
+
+
+def test_a_stop_of_ones_own_sells_all_that_it_was_given_too(desk: Desk) -> None:
+    desk.order("buy", "1000")
+    stop = desk.order("sell", "1000", type="stop_loss", stop_price="0.0240")
+    desk.order("sell", "900", type="limit", price="0.0300")
+    desk.price("0.0232", "0.0233")
+    desk.wait(2_000)
+    assert stop.state is State.FILLED and stop.filled_lots * stop.lot == 1000
+    desk.check()
+
+
+def test_a_reached_exit_takes_back_what_is_still_open_of_its_entry(desk: Desk) -> None:
+    entry, stop, target = bracket(desk, "50000", type="limit", price="0.02451")
+    assert entry.state is State.PART
+    desk.book([("0.0271", "90000")], [("0.0272", "90000")])
+    desk.wait(2_000)
+    assert target.state is State.FILLED and entry.state is State.CANCELLED
+    desk.price("0.0240", "0.0241")
+    desk.wait()
+    assert desk.total("RVN") == 0 and stop.state is State.CANCELLED
+    desk.check()
+
+
+def fill_of(entry: Order, trade_id: str, quantity: int) -> VenueFilled:
+    return VenueFilled(
+        venue="xeggex",
+        client_id=entry.venue_client_id,
+        venue_order_id="V",
+        trade_id=trade_id,
+        price_ticks=entry.price_ticks or 1,
+        qty_lots=int(quantity / entry.lot),
+        fee=Decimal(0),
+        fee_currency="USDT",
+        maker=True,
+        timestamp_ns=entry.created_ns,
+    )
+
+
+def test_a_fill_that_overtook_the_cancel_of_its_entry_gets_exits(desk: Desk) -> None:
+    entry, stop, _ = bracket(desk, type="limit", price="0.0240")
+    desk.cancel(entry)
+    assert stop.state is State.CANCELLED
+    desk.node.kernel.input(fill_of(entry, "late", 700))
+    desk.clock.settle()
+    again = desk.get(entry.stop_loss_id)
+    assert again is not stop and again.state is State.HELD and again.qty_lots * again.lot == 700 == entry.protected
+    desk.price("0.0232", "0.0233")
+    desk.wait()
+    assert again.state is State.FILLED and desk.get(entry.take_profit_id).state is State.CANCELLED
+    assert desk.total("RVN") == 0
+    desk.check()
+
+
+def test_the_end_of_an_attempt_told_twice_starts_one_new_attempt(desk: Desk) -> None:
+    entry, stop, _ = bracket(desk, "1000")
+    desk.order("buy", "5000")
+    desk.book([("0.0232", "100")], [("0.0240", "1")])
+    desk.wait()
+    ended = VenueEnded(
+        venue="xeggex", client_id=stop.venue_client_id, kind="expired", reason="thin", timestamp_ns=entry.created_ns
+    )
+    desk.node.kernel.input(ended)
+    desk.node.kernel.input(ended)
+    desk.price("0.0231", "0.0232")
+    desk.wait(5_000)
+    assert stop.state is State.FILLED and stop.filled_lots * stop.lot == 1000
+    assert desk.total("RVN") == 5000
+    desk.check()
+
+
+def test_exits_do_not_grow_over_coins_that_were_sold_by_hand(desk: Desk) -> None:
+    entry, stop, _ = bracket(desk, "50000", type="limit", price="0.02451")
+    desk.order("sell", "39000")
+    assert stop.qty_lots * stop.lot == 1000 == entry.protected
+    desk.book([("0.0244", "1")], [("0.02450", "40000")])
+    desk.wait()
+    assert entry.state is State.FILLED and stop.qty_lots * stop.lot == 11_000 == entry.protected == desk.total("RVN")
+    desk.check()
+
+
+def test_a_pending_stop_cannot_be_moved_to_where_it_would_sell_at_once(desk: Desk) -> None:
+    _, stop, _ = bracket(desk)
+    assert refused(desk.amend(stop, stop_price="0.0250")) == "STOP_WOULD_TRIGGER"
+    own = desk.order("sell", "1000", type="stop_loss", stop_price="0.0240")
+    assert refused(desk.amend(own, quantity="9000000")) == "INSUFFICIENT_BALANCE"
+
+
+ACTIONS = st.sampled_from(
+    ["price", "price", "price", "hand sale", "resting sale", "cancel exit", "cancel entry", "restart"]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_people_and_markets_do_exits_cover_what_is_held_and_never_more(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    desk = Desk(tmp_path)
+    exchange = data.draw(st.sampled_from(["xeggex", "binance"]))
+    limit = data.draw(st.booleans())
+    more: dict[str, object] = {"type": "limit", "price": "0.02451"} if limit else {}
+    entry = bracket(
+        desk, data.draw(st.sampled_from(["3000", "39000", "50000"])) if limit else "5000", exchange, **more
+    )[0]
+    by_hand = False
+    for _ in range(data.draw(st.integers(1, 8))):
+        action = data.draw(ACTIONS)
+        entry = desk.get(entry.order_id)
+        exits = [o for i in (entry.stop_loss_id, entry.take_profit_id) if not (o := desk.get(i)).ended]
+        held = desk.total("RVN", exchange)
+        if action == "restart":
+            desk.restart()
+        elif action == "cancel entry" and not entry.ended:
+            desk.cancel(entry)
+        elif action == "cancel exit" and exits:
+            desk.cancel(exits[0])
+            by_hand = True
+        elif action == "hand sale" and held >= 1000:
+            desk.submit("sell", "500", exchange=exchange, wait_ms=50)
+            by_hand = True
+        elif action == "resting sale" and held >= 1000:
+            desk.submit("sell", "900", exchange=exchange, type="limit", price="0.0300", wait_ms=50)
+        bid = Decimal(data.draw(PRICES)) / 100_000
+        size = str(data.draw(st.integers(100, 60_000)))
+        desk.book([(str(bid), size)], [(str(bid + Decimal("0.0001")), size)], exchange=exchange)
+        desk.wait(data.draw(st.sampled_from([1, 50, 1500, 4000])))
+        desk.check()
+        entry = desk.get(entry.order_id)
+        exits = [o for i in (entry.stop_loss_id, entry.take_profit_id) if not (o := desk.get(i)).ended]
+        held = desk.total("RVN", exchange)
+        assert all(o.left_lots * o.lot <= held for o in exits if entry.filled_lots), "an exit covers more than is held"
+        if entry.filled_lots and held >= entry.lot and not by_hand:
+            guarding = [o for o in exits if o.triggered_ns is not None or desk.node.triggers.armed(o.order_id)]
+            covered = max((o.left_lots for o in guarding), default=0)
+            assert covered * entry.lot > held - entry.lot, f"{held} held, {covered * entry.lot} covered"

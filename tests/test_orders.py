@@ -309,3 +309,112 @@ def test_while_the_store_is_away_orders_are_refused_and_fills_wait(desk: Desk) -
     desk.wait(1_000)
     assert ("OrderFilled", order.order_id) in desk.events()
     desk.check()
+
+
+def test_open_buys_count_for_the_position_limit(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_POSITION_SIZE="0.01")
+    desk.order("buy", "19000", type="limit", price="0.024")
+    assert refused(desk.submit("buy", "19000", type="limit", price="0.024")) == "RISK_POSITION_SIZE"
+    desk.cancel_many()
+    assert isinstance(desk.submit("buy", "19000", type="limit", price="0.024"), Submitted)
+
+
+def test_a_fill_while_an_amend_is_on_its_way_leaves_its_funds_reserved(desk: Desk) -> None:
+    from tbx.core.model.messages import AmendOrder, VenueAmended, VenueFilled
+
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    desk.node.kernel.input(AmendOrder(order_id=order.order_id, quantity=Decimal(900_000), reply=lambda _: None))
+    lots = int(100 / order.lot)
+    base = {"venue": "xeggex", "client_id": order.venue_client_id, "timestamp_ns": desk.clock.now_ns()}
+    price = order.price_ticks or 0
+    more = {"venue_order_id": "V", "fee": Decimal(0), "fee_currency": "USDT", "maker": True}
+    desk.node.kernel.input(VenueFilled(trade_id="t1", price_ticks=price, qty_lots=lots, **base, **more))
+    assert refused(desk.submit("buy", "800000", type="limit", price="0.024")) == "INSUFFICIENT_BALANCE"
+    whole = int(900_000 / order.lot)
+    desk.node.kernel.input(VenueAmended(qty_lots=whole, price_ticks=None, **base))
+    desk.clock.settle()
+    assert desk.locked("USDT") == (900_000 - 100) * Decimal("0.024") * Decimal("1.001")
+    desk.check()
+
+
+def test_a_cancel_while_a_retry_waits_ends_the_order_and_nothing_is_sent(desk: Desk) -> None:
+    from tbx.core.model.messages import VenueRejected
+
+    order = desk.submit("buy", "1000", type="limit", price="0.024").order
+    desk.node.paper_venues["xeggex"].stop()
+    desk.node.kernel.input(
+        VenueRejected(
+            venue="xeggex",
+            client_id=order.venue_client_id,
+            code="NETWORK_ERROR",
+            reason="line down",
+            timestamp_ns=desk.clock.now_ns(),
+        )
+    )
+    desk.node.paper_venues["xeggex"].start()
+    assert desk.cancel(order, wait_ms=0) is order and order.state is State.CANCELLED
+    desk.wait(5_000)
+    assert order.attempt == 1 and desk.total("RVN") == 0 and desk.locked("USDT") == 0
+    desk.check()
+
+
+def test_an_order_that_the_venue_proved_not_to_have_taken_is_tried_again(desk: Desk) -> None:
+    from tbx.core.model.messages import VenueRejected
+
+    order = desk.submit("buy", "1000", type="limit", price="0.024").order
+    desk.node.paper_venues["xeggex"].stop()
+    desk.node.kernel.input(
+        VenueRejected(
+            venue="xeggex",
+            client_id=order.venue_client_id,
+            code="TIMEOUT",
+            reason="proven not taken",
+            timestamp_ns=desk.clock.now_ns(),
+        )
+    )
+    desk.node.paper_venues["xeggex"].start()
+    desk.wait(3_000)
+    assert order.state is State.LIVE and order.attempt == 2
+    desk.check()
+
+
+def test_a_fill_beyond_the_quantity_is_accounted_for_and_halts_trading(desk: Desk) -> None:
+    from tbx.core.model.messages import VenueFilled
+
+    order = desk.order("buy", "1000")
+    desk.node.kernel.input(
+        VenueFilled(
+            venue="xeggex",
+            client_id=order.venue_client_id,
+            venue_order_id="V",
+            trade_id="twice",
+            price_ticks=1,
+            qty_lots=1,
+            fee=Decimal(0),
+            fee_currency="USDT",
+            maker=True,
+            timestamp_ns=desk.clock.now_ns(),
+        )
+    )
+    desk.clock.settle()
+    assert desk.total("RVN") == 1000 + order.lot
+    assert desk.faults and refused(desk.submit("buy", "1000")) == "TRADING_LIMITED"
+
+
+def test_an_amend_cannot_go_round_the_position_limit(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_POSITION_SIZE="0.01")
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    assert refused(desk.amend(order, quantity="30000")) == "RISK_POSITION_SIZE"
+    assert desk.amend(order, quantity="10000") is order
+    desk.check()
+
+
+def test_a_position_is_closed_by_one_order_at_a_time(desk: Desk) -> None:
+    desk.order("buy", "1000")
+    position = desk.node.portfolio.position("paper.xeggex", "RVN_USDT")
+    assert position is not None
+    first = desk.close(position.position_id, "600")
+    assert isinstance(first, Submitted)
+    assert refused(desk.close(position.position_id, "600")) == "ORDER_IN_FLIGHT"
+    desk.wait()
+    assert desk.total("RVN") == 400

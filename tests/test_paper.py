@@ -205,10 +205,10 @@ def test_a_fee_in_quote_is_rounded_half_up_to_its_decimals(lots: int, fee: str) 
     assert desk.answers[-1].fee == Decimal(fee)
 
 
-def test_a_fee_of_half_a_unit_is_rounded_up() -> None:
+def test_a_fee_is_rounded_down_so_that_fees_never_exceed_what_was_reserved() -> None:
     desk = Desk(instrument=msgspec.structs.replace(COIN, fee_in="quote", taker_fee=Decimal("0.00125")))
     desk.place(side="sell", lots=1)  # 1.00 x 0.00125
-    assert desk.answers[-1].fee == Decimal("0.0013")
+    assert desk.answers[-1].fee == Decimal("0.0012")
 
 
 @pytest.mark.parametrize(

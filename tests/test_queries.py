@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tbx.core.kernel.outbox import encode_record
+from tbx.core.model.ids import id_key
 from tbx.core.model.order_views import STATUS
 from tbx.core.model.records import Fill, Order, State
-from tbx.core.orders.queries import Cursor, OrderFilter, OrderQueries, Page, id_key
+from tbx.core.orders.queries import Cursor, OrderFilter, OrderQueries, Page
 from tbx.core.state.archive import Archive, ArchivedOrder, ArchivedTrade
 from tbx.http.archive import ArchivedHistory
 

@@ -202,3 +202,85 @@ def test_what_leaves_goes_in_rounds_until_the_share_has_left(tmp_path: Path) -> 
     assert [len(orders) for orders, _ in desk.archived] == [2, 2, 1]
     assert len(desk.node.orders.orders) == 16 == len(desk.store.tables["orders"])
     desk.check()
+
+
+def test_an_order_on_a_slow_line_is_sent_once_more_at_most_after_a_restart(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, PAPER_LATENCY_MS="3000")
+    order = desk.submit("buy", "1000", type="limit", price="0.02451").order
+    desk.wait(1_000)
+    desk.restart()
+    for _ in range(20):
+        desk.book()
+        desk.wait(1_000)
+    order = desk.get(order.order_id)
+    assert order.state is State.FILLED and order.filled_lots * order.lot == 1000 == desk.total("RVN")
+    desk.check()
+
+
+def test_an_amend_that_was_lost_with_the_process_is_undone_and_does_not_block_the_order(desk: Desk) -> None:
+    from tbx.core.model.messages import AmendOrder
+
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    desk.node.kernel.input(AmendOrder(order_id=order.order_id, quantity=Decimal(500_000), reply=lambda _: None))
+    desk.clock.settle()
+    assert desk.locked("USDT") > 12_000
+    desk.restart()
+    desk.wait(3_000)
+    order = desk.get(order.order_id)
+    assert order.amend_requested is None and desk.locked("USDT") == 24 * Decimal("1.001")
+    assert desk.amend(order, quantity="2000") is order
+    desk.check()
+
+
+def test_a_market_order_that_waited_too_long_for_its_commit_is_not_sent(desk: Desk) -> None:
+    from tbx.core.model.messages import SubmitOrder
+
+    answers: list[object] = []
+    desk.store.down = True
+    desk.node.kernel.input(
+        SubmitOrder(pair="RVN_USDT", side="buy", type="market", quantity=Decimal(1000), reply=answers.append)
+    )
+    desk.wait(60_000)
+    assert answers == []
+    desk.store.down = False
+    desk.wait(1_000)
+    (order,) = desk.node.orders.orders.values()
+    assert order.state is State.EXPIRED and order.code == "NOT_SENT" and desk.locked("USDT") == 0
+    desk.check()
+
+
+def test_a_clock_that_was_set_back_does_not_change_the_order_of_orders(desk: Desk) -> None:
+    first = desk.order("buy", "1000")
+    desk.clock._now_ns -= 3_600_000_000_000
+    for exchange in ("xeggex", "binance"):
+        desk.book(exchange=exchange)
+    second = desk.order("buy", "1000")
+    desk.restart()
+    assert list(desk.node.orders.orders) == [first.order_id, second.order_id]
+
+
+@pytest.mark.parametrize("kind", ["limit", "IOC", "market", "bracket"])
+def test_a_commit_that_takes_long_never_makes_two_orders_of_one(desk: Desk, kind: str) -> None:
+    from tbx.core.model.messages import SubmitOrder
+
+    more: dict[str, object] = {}
+    if kind in ("limit", "IOC"):
+        more = {"type": "limit", "price": Decimal("0.02451"), "tif": "IOC" if kind == "IOC" else "GTC"}
+    if kind == "bracket":
+        more = {"stop_loss": Decimal("0.0233"), "take_profit": Decimal("0.027")}
+    fields = {"type": "market", "exchange": "xeggex", **more}
+    desk.store.down = True
+    desk.node.kernel.input(
+        SubmitOrder(pair="RVN_USDT", side="buy", quantity=Decimal(1000), reply=lambda _: None, **fields)  # type: ignore[arg-type]
+    )
+    desk.wait(30_000)
+    desk.store.down = False
+    for _ in range(20):
+        desk.book()
+        desk.wait(1_000)
+    order = next(iter(desk.node.orders.orders.values()))
+    assert order.attempt == 1 and order.ended
+    filled = order.filled_lots * order.lot
+    assert filled == desk.total("RVN") == (1000 if kind in ("limit", "IOC") else 0)
+    assert order.protected == (filled if kind == "bracket" else 0)
+    desk.check()

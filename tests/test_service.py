@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -428,6 +429,66 @@ def test_an_id_is_known_when_its_order_has_left_for_the_archive(own: ServiceProc
     assert repeat.status_code == 200 and repeat.json()["orderId"] == first["orderId"], repeat.text
     page = own.http.get("/api/orders", params={"limit": 500}).json()
     assert page["pagination"]["total"] == 13 == len(page["orders"])
+    batch = own.http.post(
+        "/api/orders/batch", json={"orders": [{"pair": "RVN_USDT", "side": "buy", "type": "market", **body}]}
+    )
+    assert batch.json()["results"][0]["status"] == 200
+    assert batch.json()["results"][0]["order"]["orderId"] == first["orderId"]
     other = own.order(quantity=501, clientOrderId="first-of-all")
     assert other.status_code == 422 and other.json()["code"] == "IDEMPOTENCY_MISMATCH"
     assert own.http.get(f"/api/orders/{first['orderId']}").json()["fills"], "with its fills"
+
+
+def test_closing_twice_with_one_key_sells_once(own: ServiceProcess) -> None:
+    own.start()
+    placed = own.order(quantity=1000, exchange="xeggex").json()
+    own.order_when(placed["orderId"], "filled")
+    (position,) = own.http.get("/api/positions").json()["positions"]
+    answers = []
+    for _ in range(2):
+        headers = {"Idempotency-Key": "k1"}
+        answers.append(own.http.post(f"/api/positions/{position['id']}/close", json={"quantity": 200}, headers=headers))
+        own.order_when(answers[0].json()["orderId"], "filled")
+    assert [a.status_code for a in answers] == [201, 200]
+    assert answers[0].json()["orderId"] == answers[1].json()["orderId"]
+    assert own.http.get("/api/positions").json()["positions"][0]["quantity"] == 800
+
+
+def test_a_redis_that_was_emptied_ends_the_service_instead_of_pretending(own: ServiceProcess) -> None:
+    own.start()
+    with redis.Redis(unix_socket_path=str(own.folder / "data" / "redis.sock")) as store:
+        store.flushall()
+    assert own.process is not None and own.process.wait(20) == 3
+    assert "Redis" in own.stderr()
+
+
+def test_a_data_folder_that_is_removed_halts_trading(own: ServiceProcess) -> None:
+    own.start()
+    shutil.rmtree(own.folder / "data")
+    deadline = time.monotonic() + 10
+    while own.http.get("/readyz").status_code == 200:
+        assert time.monotonic() < deadline, "still ready"
+        time.sleep(0.05)
+    assert own.order(quantity=1000).json()["code"] == "TRADING_LIMITED"
+    assert "DATA_DIR" in own.stderr()
+
+
+def test_who_waits_for_an_order_is_answered_when_the_service_stops(own: ServiceProcess) -> None:
+    own.start()
+    body = {"pair": "RVN_USDT", "side": "buy", "type": "limit", "quantity": 1000, "price": 0.02, "exchange": "xeggex"}
+    answers: list[Any] = []
+
+    def place() -> None:
+        answers.append(own.http.post("/api/orders", json=body, headers={"Prefer": "wait=20"}))
+
+    waiting = threading.Thread(target=place)
+    waiting.start()
+    deadline = time.monotonic() + 10
+    while "OPEN" not in (
+        (own.folder / "logs" / "orders.log").read_text() if (own.folder / "logs" / "orders.log").exists() else ""
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert own.stop() == 0
+    waiting.join()
+    assert answers[0].status_code == 201 and answers[0].json()["status"] == "open"

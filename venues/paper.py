@@ -9,14 +9,14 @@ Always true here:
 - A client id is taken once. A repeat of a known one is answered with the messages that the first one got.
 - Everything random comes from the generator that is handed in.
 
-Fees are price x quantity x rate in quote, or quantity x rate in base, as the instrument says, rounded half up to the
+Fees are price x quantity x rate in quote, or quantity x rate in base, as the instrument says, rounded down to the
 currency's decimals, for each fill.
 """
 
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_DOWN, Decimal
 from functools import partial
 from typing import Any
 
@@ -85,7 +85,7 @@ class PaperMarket:
             fee, unit = price_ticks * qty_lots * self._quote_rates[maker], self._quote_unit
         else:
             fee, unit = qty_lots * self._base_rates[maker], self._base_unit
-        return tidy(fee.quantize(unit, ROUND_HALF_UP)), currency
+        return tidy(fee.quantize(unit, ROUND_DOWN)), currency
 
 
 class PaperVenue(Actor):

@@ -3,12 +3,13 @@
 Always true here: a plan changes nothing; what cannot be carried out is a Refusal that names every wrong field at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Protocol
 
 import msgspec
 
+from ..kernel.clock import SECOND_NS
 from ..kernel.kernel import Kernel
 from ..market.book import BUY, SELL, Book
 from ..market.data import MarketData
@@ -16,10 +17,17 @@ from ..market.slippage import Walk, walk_book
 from ..model.exact import ONE, ZERO, plain
 from ..model.ids import wallet_of
 from ..model.instruments import Instrument, OffGrid
-from ..model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue, Refusal, SubmitOrder, VenueStateChanged
+from ..model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue, Refusal, SubmitOrder
 from ..model.records import Order
 from ..orders.triggers import reached, trigger_price
 from .routing import VenueScore, VenueStats, score
+
+# A market order is meant for the market of its moment. One whose commit takes longer (Redis was away) is not sent.
+MARKET_WAIT_MAX_NS = 2 * SECOND_NS
+
+
+def _keep(_: Order) -> None:
+    """Nobody manages orders yet."""
 
 
 class Venue(Protocol):
@@ -37,7 +45,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_slippage: Decimal  # fraction of the arrival mid
     paper: bool  # every order is paper
-    primary: str | None = None  # wins between venues of the same score
 
 
 class Plan(msgspec.Struct, kw_only=True):
@@ -116,6 +123,7 @@ class ExecutionEngine:
         part, whole = limits.max_slippage.as_integer_ratio()
         self._guard_buy, self._guard_sell, self._guard_whole = whole + part, max(0, whole - part), 2 * whole
         self._terms = {key: _Terms(i, market.book(*key)) for key, i in instruments.items()}
+        self.too_late: Callable[[Order], None] = _keep  # told of an order that was not sent; set by its manager
         self.venues: dict[str, Venue] = {}  # by wallet: a paper venue and the real one of the same exchange differ
         self.stats: dict[str, VenueStats] = {}
         self.by_pair: dict[str, list[Instrument]] = {}
@@ -127,10 +135,6 @@ class ExecutionEngine:
 
     def attach(self, wallet: str, venue: Venue) -> None:
         self.venues[wallet] = venue
-
-    def venue_state(self, message: VenueStateChanged) -> None:
-        stats = self.stats.setdefault(message.venue, VenueStats())
-        stats.connected, stats.why = message.connected, message.reason
 
     # --- planning
 
@@ -168,11 +172,7 @@ class ExecutionEngine:
                 detail = f"{request.pair} is not traded at {request.exchange!r}; it is at: {names}"
                 error = {"field": "exchange", "code": "INVALID_EXCHANGE", "detail": detail}
                 return Refusal(code="INVALID_EXCHANGE", detail=detail, errors=(error,))
-        up = [i for i in listed if self.stats[i.exchange].connected]
-        if not up:
-            why = "; ".join(f"{i.exchange}: {self.stats[i.exchange].why or 'not connected'}" for i in listed)
-            return Refusal(code="VENUE_UNAVAILABLE", detail=why, status=503, retry_after_s=5)
-        return up
+        return listed
 
     def _best(self, plans: list[Plan]) -> Plan:
         """The plan at the venue with the highest score; every plan's score is kept in it."""
@@ -186,7 +186,7 @@ class ExecutionEngine:
             scored.append(score(name, liquidity, plan.instrument.taker_fee, worst_fee, self.stats[name]))
         ranked = sorted(
             zip(scored, plans, strict=True),
-            key=lambda pair: (-pair[0].score, pair[0].exchange != self.limits.primary, pair[0].exchange),
+            key=lambda pair: (-pair[0].score, pair[0].exchange),
         )
         best = ranked[0][1]
         best.scores = tuple(s for s, _ in ranked)
@@ -347,7 +347,20 @@ class ExecutionEngine:
     # --- sending (effects)
 
     def place(self, order: Order, message: PlaceAtVenue) -> None:
-        self.kernel.outbox.send(self.venues[order.wallet].place, message)
+        self.kernel.outbox.send(self._place, order, message, self.kernel.clock.now_ns())
+
+    def _place(self, order: Order, message: PlaceAtVenue, intended_ns: int) -> None:
+        """Its intent is committed now. What has ended meanwhile, or has another attempt, does not leave any more; nor
+        does a market order that waited too long."""
+        if order.ended or order.venue_client_id != message.client_id:
+            return
+        now_ns = self.kernel.clock.now_ns()
+        late = now_ns - intended_ns > MARKET_WAIT_MAX_NS
+        if late and message.type == "market" and order.triggered_ns is None:
+            self.too_late(order)
+            return
+        order.sent_ns = now_ns
+        self.venues[order.wallet].place(message)
 
     def cancel(self, order: Order) -> None:
         message = CancelAtVenue(client_id=order.venue_client_id, pair=order.pair, venue_order_id=order.venue_order_id)

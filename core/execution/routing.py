@@ -17,15 +17,12 @@ class VenueStats:
 
     ALPHA = 0.05
 
-    __slots__ = ("answered", "connected", "failed", "failure_rate", "latency_ms", "why")
+    __slots__ = ("answered", "failure_rate", "latency_ms")
 
     def __init__(self) -> None:
         self.failure_rate = 0.0
         self.latency_ms = 0.0  # a running median: moves a little towards each new value
         self.answered = 0
-        self.failed = 0
-        self.connected = True
-        self.why = ""
 
     def success(self, latency_ns: int) -> None:
         self.answered += 1
@@ -37,7 +34,6 @@ class VenueStats:
         self.latency_ms += step if latency_ms > self.latency_ms else -step
 
     def failure(self) -> None:
-        self.failed += 1
         self.failure_rate += self.ALPHA * (1 - self.failure_rate)
 
     @property

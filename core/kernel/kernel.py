@@ -50,7 +50,7 @@ class Kernel:
         self.clock = clock
         self.store = store
         self.outbox = outbox or Outbox()
-        self.bus = Bus(self._fault)
+        self.bus = Bus(self.fault)
         self.actors: list[Actor] = []
         self.feed: list[FeedListener] = []
         self.on_fatal = on_fatal
@@ -171,7 +171,13 @@ class Kernel:
         batch = parcel.batch
         batch.puts = [(table, key, encode_record(record)) for table, key, record in self.everything()]
         batch.deletes = []
-        self.store.commit_whole(batch, self._committed)
+        self.store.commit_whole(batch, self._written_whole)
+
+    def _written_whole(self, error: StoreError | None) -> None:
+        """Even the whole state was refused: what is in Redis is not ours any more (flushed, or another's)."""
+        if isinstance(error, StoreCorrupt):
+            error = StoreFenced(f"Redis no longer holds this service's state: {error}; restart the service")
+        self._committed(error)
 
     def _store_state(self, up: bool, why: str) -> None:
         self.store_up, self.store_why = up, why
@@ -182,19 +188,20 @@ class Kernel:
             try:
                 action(*args)
             except Exception as error:  # an effect is the edge: its failure must not keep back the others
-                self._fault(action, None, error)
+                self.fault(action, None, error)
 
     def _call(self, action: Callable[..., object], *args: Any) -> None:
         try:
             action(*args)
         except Exception as error:
-            self._fault(action, None, error)
+            self.fault(action, None, error)
 
     # --- supervision
 
     FAULTS_KEPT = 100
 
-    def _fault(self, handler: Handler | Callable[..., object], message: Any, error: Exception) -> None:
+    def fault(self, handler: Handler | Callable[..., object], message: Any, error: Exception) -> None:
+        """Count a bug, log it, and tell the bus, which halts trading."""
         where = getattr(handler, "__qualname__", repr(handler))
         fault = Faulted(f"{where}({type(message).__name__})" if message is not None else where, repr(error))
         self.fault_count += 1

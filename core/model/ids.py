@@ -76,3 +76,13 @@ class Ids:
 def wallet_of(instrument: Instrument, paper: bool) -> str:
     """Paper and live money never meet: a paper wallet has a name of its own."""
     return f"paper.{instrument.exchange}" if paper else instrument.exchange
+
+
+def id_key(text: str) -> tuple[int, int]:
+    """The rank of an id of the manual's form: ORD_20250101_001247, FILL_000012; numbers may outgrow their padding.
+
+    Raises ValueError for anything else.
+    """
+    _, _, numbers = text.partition("_")
+    day, _, count = numbers.rpartition("_")
+    return int(day or 0), int(count)

@@ -54,7 +54,6 @@ class SubmitOrder(msgspec.Struct, frozen=True, kw_only=True):
     signal_data: SignalData | None = None
     signal_id: str | None = None
     role: Role = "entry"
-    max_lots: int | None = None  # of a closing order: never more than this is sold
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -93,6 +92,8 @@ class ClosePosition(msgspec.Struct, frozen=True, kw_only=True):
     position_id: str
     reply: Reply
     quantity: Decimal | None = None  # None: all of it
+    client_order_id: str | None = None
+    fingerprint: str = ""
 
 
 # --- to a venue (effects) and back ---------------------------------------------------------------------------------
@@ -179,13 +180,6 @@ class VenueRequestFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     client_id: str
     request: Literal["cancel", "amend"]
     code: str
-    reason: str
-    timestamp_ns: int
-
-
-class VenueStateChanged(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    venue: str
-    connected: bool
     reason: str
     timestamp_ns: int
 

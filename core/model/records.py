@@ -118,6 +118,7 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     end_ns: int | None = None
     fill_ns: int | None = None  # of the last fill
     triggered_ns: int | None = None
+    waiting: bool = False  # between two attempts: nothing of it is at the venue or on the way there
     cancel_requested: str | None = None  # why, once a cancel was sent
     amend_requested: "Amend | None" = None
     reason: str | None = None  # why it ended as it did

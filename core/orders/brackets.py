@@ -1,26 +1,29 @@
 """Linked orders: the exits of an entry, one cancels the other, sized to what was really bought.
 
-Theory of operation. The exits of an entry exist from the start, pending and not armed. After each fill of the entry
-they are sized to the filled quantity net of fees taken in the base asset, rounded down to lots, and armed. The first
-exit that the market reaches disarms the other, sells what it covers at the market, and goes on with new attempts until
-all of it is sold or only dust is left; then the other is cancelled. When the base was sold in another way the exits
-shrink with it.
+Theory of operation. The exits of an entry exist from the start, pending and not armed. Each fill of the entry adds what
+it brought in, net of fees taken in the base asset, to what they cover, and arms them. The first exit that the market
+reaches disarms the other, takes back what is still open of the entry, and sells what it covers at the market, with new
+attempts until all of it is sold or only dust is left; then the other is cancelled. Coins that another resting sale has
+set aside are asked back first. When coins leave the wallet in another way the exits shrink with it. An entry that
+fills after its exits have ended (a fill that overtook a cancel) gets new ones.
 
-Always true here: within the commit of a fill the exits cover the entry's filled quantity (`protected` of the entry says
-how much); an exit never sells more than the wallet holds.
+Always true here: within the commit of a fill its lots are covered (`protected` of the entry says how much); exits never
+cover more than the wallet holds; one ends only when it has sold, was taken back, or nothing is left to sell.
 """
 
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
-from ..kernel.clock import SECOND_NS
+from ..kernel.clock import MS_NS, SECOND_NS
 from ..kernel.kernel import Kernel
 from ..model.exact import ZERO
+from ..model.instruments import Instrument
 from ..model.messages import ExitUnsold, OrderEnded, OrderFilled, TriggerReached
-from ..model.records import Order, State
+from ..model.records import Fill, Order, State
 from .lifecycle import Step
 from .manager import OrderManager
 
 NEXT_ATTEMPT_NS = 1 * SECOND_NS  # between the attempts of an exit that the book could not take whole
+COINS_WAIT_NS = 100 * MS_NS  # until an exit looks again for coins that it has asked back from other sales
 
 
 class Brackets(Actor):
@@ -44,7 +47,12 @@ class Brackets(Actor):
     def start(self) -> None:
         """Arm again what was pending, and go on with exits that were under way."""
         for order in list(self.orders.open.values()):
-            if order.state is not State.HELD or order.stop_ticks is None:
+            if order.waiting and order.triggered_ns is None and order.price_ticks is None:
+                self.manager.expire_late(order)
+                continue
+            if order.waiting:
+                self._soon(order, NEXT_ATTEMPT_NS)
+            if order.state is not State.HELD or order.stop_ticks is None or order.waiting:
                 continue
             if order.parent_id is None or (self._covers(order) and not self._other_is_selling(order)):
                 self.triggers.arm(order)
@@ -61,43 +69,86 @@ class Brackets(Actor):
 
     def _other_is_selling(self, exit_order: Order) -> bool:
         entry = self._entry_of(exit_order)
-        return entry is not None and any(o.state is not State.HELD for o in self.exits_of(entry))
+        return entry is not None and any(
+            o is not exit_order and (o.state is not State.HELD or o.waiting) for o in self.exits_of(entry)
+        )
 
     def _covers(self, exit_order: Order) -> bool:
         entry = self._entry_of(exit_order)
         return entry is None or entry.filled_lots > 0
+
+    def _instrument(self, order: Order) -> Instrument:
+        return self.manager.engine.instruments[order.exchange, order.pair]
+
+    def _in_wallet(self, order: Order) -> int:
+        """Whole lots of the base that the wallet holds, reserved or not."""
+        return max(0, self._instrument(order).floor_lots(self.ledger.total(order.wallet, order.base)))
+
+    def _protect(self, entry: Order, lots: int) -> None:
+        entry.protected = lots * entry.lot
+        self.outbox.put("orders", entry.order_id, entry)
 
     # --- the entry trades
 
     def on_filled(self, message: OrderFilled) -> None:
         order = message.order
         if order.stop_loss_id is not None or order.take_profit_id is not None:
-            self._size(order)
+            self._grow(order, message.fill)
         if order.side == "sell":
-            self._sold(order)
+            self._follow(order)
+            self._shrink_to_wallet(order)
 
-    def _net_lots(self, entry: Order) -> int:
-        """What the entry really brought in: fees in the base asset are not there to be sold."""
-        instrument = self.manager.engine.instruments[entry.exchange, entry.pair]
-        return instrument.floor_lots(entry.filled_lots * entry.lot - entry.fees.get(entry.base, ZERO))
-
-    def _size(self, entry: Order) -> None:
-        lots = self._net_lots(entry)
-        now_ns = self.clock.now_ns()
+    def _grow(self, entry: Order, fill: Fill) -> None:
+        """Cover what this fill brought in: fees in the base asset are not there to be sold."""
+        floor = self._instrument(entry).floor_lots
+        net = entry.filled_lots * entry.lot - entry.fees.get(entry.base, ZERO)
+        before = net - fill.quantity + (fill.fee if fill.fee_currency == entry.base else ZERO)
+        more = floor(net) - floor(before)
         exits = self.exits_of(entry)
+        if not exits:
+            self._renew(entry, min(more, self._in_wallet(entry)))
+            return
+        selling = any(o.state is not State.HELD or o.waiting for o in exits)
+        lots = min(int(entry.protected / entry.lot) + more, self._in_wallet(entry)) if not selling else 0
         for leg in exits:
-            if leg.state is State.HELD and lots > 0:
+            if selling:  # the one that sells takes what came in late in its next attempt; the other follows it
+                leg.qty_lots += more
+            elif lots > 0:
                 leg.qty_lots = lots
-                if not self._other_is_selling(leg):
-                    self.triggers.arm(leg)
-                self.orders.changed(leg, "OrderSized", now_ns)
-            elif leg.state is not State.HELD and lots > leg.qty_lots:
-                leg.qty_lots = lots  # it is selling; its next attempt takes what came in late
-        entry.protected = lots * entry.lot if exits else ZERO
-        self.outbox.put("orders", entry.order_id, entry)
+                self.triggers.arm(leg)
+                self.orders.changed(leg, "OrderSized", self.clock.now_ns())
+        self._protect(entry, lots if not selling else int(entry.protected / entry.lot) + more)
 
-    def _sold(self, sold: Order) -> None:
-        """Base went out: shrink the other exits of this wallet and pair to what is left, the newest first to go."""
+    def _renew(self, entry: Order, lots: int) -> None:
+        """The exits had ended before this fill came: new ones in their place."""
+        if lots < self._instrument(entry).min_lots:
+            return
+        now_ns = self.clock.now_ns()
+        for name in ("stop_loss_id", "take_profit_id"):
+            old = self.orders.get(getattr(entry, name) or "")
+            if old is None:
+                continue
+            leg = self.manager.again(old, lots, now_ns)
+            setattr(entry, name, leg.order_id)
+            self.orders.add(leg)
+            self.triggers.arm(leg)
+        self._protect(entry, lots)
+
+    # --- coins leave the wallet
+
+    def _follow(self, sold: Order) -> None:
+        """An exit has sold part: the other one and the entry's protection cover what is left."""
+        entry = self._entry_of(sold)
+        if entry is None or sold.left_lots <= 0:
+            return
+        self._protect(entry, sold.left_lots)
+        for other in self.exits_of(entry):
+            if other is not sold and other.state is State.HELD and other.qty_lots != sold.left_lots:
+                other.qty_lots = sold.left_lots
+                self.orders.changed(other, "OrderSized", self.clock.now_ns())
+
+    def _shrink_to_wallet(self, sold: Order) -> None:
+        """Shrink pending exits of this wallet and pair to the coins that are left, the newest first to go."""
         exits = [
             order
             for order in self.orders.open.values()
@@ -106,70 +157,93 @@ class Brackets(Actor):
             and order.wallet == sold.wallet
             and order.pair == sold.pair
             and order.parent_id != sold.parent_id
+            and self._covers(order)
         ]
-        if not exits:
-            return
-        instrument = self.manager.engine.instruments[sold.exchange, sold.pair]
-        there = instrument.floor_lots(self.ledger.total(sold.wallet, sold.base))
+        there = self._in_wallet(sold) if exits else 0
         now_ns = self.clock.now_ns()
-        claimed: dict[str, int] = {}  # by entry: its two exits cover the same lots
+        covered: dict[str, int] = {}  # by entry: its two exits cover the same lots
         for leg in exits:
             assert leg.parent_id is not None
-            if leg.parent_id not in claimed:
-                claimed[leg.parent_id] = min(leg.qty_lots, max(0, there)) if self._covers(leg) else 0
-                there -= claimed[leg.parent_id]
-            self._shrink(leg, claimed[leg.parent_id], now_ns)
+            if leg.parent_id not in covered:
+                covered[leg.parent_id] = min(leg.qty_lots, there)
+                there -= covered[leg.parent_id]
+            self._shrink(leg, covered[leg.parent_id], now_ns)
 
     def _shrink(self, leg: Order, lots: int, now_ns: int) -> None:
-        if not self._covers(leg) or lots >= leg.qty_lots:
+        if lots >= leg.qty_lots:
             return
         entry = self._entry_of(leg)
         if entry is not None and entry.protected > lots * leg.lot:
-            entry.protected = lots * leg.lot
-            self.outbox.put("orders", entry.order_id, entry)
+            self._protect(entry, lots)
         if lots == 0:
             self.manager.end(leg, Step.CANCEL, "what it protected was sold", "NOTHING_TO_PROTECT", now_ns)
         else:
             leg.qty_lots = lots
             self.orders.changed(leg, "OrderSized", now_ns)
 
-    # --- the market reaches an exit
+    # --- the market reaches an exit, or any held order
 
     def on_trigger(self, message: TriggerReached) -> None:
         order = self.orders.open.get(message.order_id)
-        if order is None or order.state is not State.HELD:
+        if order is None or order.state is not State.HELD or order.waiting:
             return
         now_ns = self.clock.now_ns()
         order.triggered_ns = now_ns
-        for other in self._siblings(order):
-            self.triggers.disarm(other.order_id)
+        entry = self._entry_of(order)
+        if entry is not None:
+            for other in self.exits_of(entry):
+                self.triggers.disarm(other.order_id)
+            if not entry.ended and entry.cancel_requested is None:
+                self.manager.request_cancel(entry, f"its exit {order.order_id} was reached")
         self.orders.changed(order, "OrderTriggered", now_ns)
         self._sell(order, now_ns)
 
-    def on_unsold(self, message: ExitUnsold) -> None:
-        """An attempt of a triggered exit has ended and something is left: try again shortly, for as long as it
-        takes."""
-        self.clock.call_in(NEXT_ATTEMPT_NS, self.kernel.run, self._again, message.order)
-
-    def _again(self, order: Order) -> None:
-        if order.state in (State.SENT, State.PART) and order.cancel_requested is None:
-            self._sell(order, self.clock.now_ns())
-
-    def _siblings(self, order: Order) -> list[Order]:
-        entry = self._entry_of(order)
-        return [] if entry is None else [o for o in self.exits_of(entry) if o is not order]
-
     def _sell(self, order: Order, now_ns: int) -> None:
-        """Send an exit for what the wallet holds, at most for what it covers."""
+        """Send it: a sale for what the wallet holds, at most for what it covers."""
         if order.side == "sell":
-            instrument = self.manager.engine.instruments[order.exchange, order.pair]
-            there = instrument.floor_lots(self.ledger.available(order.wallet, order.base) + order.reserved)
+            there = self._in_wallet(order)
             if there < order.left_lots:
-                order.qty_lots = order.filled_lots + max(0, there)
-            if order.left_lots < instrument.min_lots:
+                order.qty_lots = order.filled_lots + there
+            if order.left_lots < self._instrument(order).min_lots:
                 self._dust(order, now_ns)
                 return
+            free = self.ledger.available(order.wallet, order.base) + order.reserved
+            if free < order.left_lots * order.lot:
+                self._ask_back(order)
+                return
         self.manager.send(order, now_ns)
+
+    def _ask_back(self, order: Order) -> None:
+        """Other sales have set the coins aside. A reached exit comes before a sale that rests: take those back."""
+        for other in list(self.orders.open.values()):
+            if (
+                other.wallet == order.wallet
+                and other.pair == order.pair
+                and other.side == "sell"
+                and other.reserved
+                and other.triggered_ns is None
+                and other.cancel_requested is None
+            ):
+                self.manager.request_cancel(other, f"{order.order_id} needs its coins")
+        order.waiting = True
+        self.outbox.put("orders", order.order_id, order)
+        self._soon(order, COINS_WAIT_NS)
+
+    def on_unsold(self, message: ExitUnsold) -> None:
+        """An attempt of a triggered exit is over and something is left: try again, for as long as it takes."""
+        self.outbox.put("orders", message.order.order_id, message.order)
+        self._soon(message.order, NEXT_ATTEMPT_NS)
+
+    def _soon(self, order: Order, delay_ns: int) -> None:
+        self.clock.call_in(delay_ns, self.kernel.run, self._again, order, order.attempt)
+
+    def _again(self, order: Order, attempt: int) -> None:
+        if order.ended or not order.waiting or order.attempt != attempt:
+            return
+        if order.triggered_ns is None:  # an entry between two tries, whose timer went with the process before
+            self.manager.send(order, self.clock.now_ns())
+        else:
+            self._sell(order, self.clock.now_ns())
 
     def _dust(self, order: Order, now_ns: int) -> None:
         """Nothing that the venue would take is left."""
@@ -200,20 +274,21 @@ class Brackets(Actor):
         others = self.exits_of(entry)
         sold_out = order.state is State.FILLED or order.code == "NOTHING_TO_PROTECT"
         if sold_out or not others:
-            entry.protected = ZERO
-            self.outbox.put("orders", entry.order_id, entry)
+            self._protect(entry, 0)
         now_ns = self.clock.now_ns()
         for other in others:
             if sold_out:
                 self.manager.request_cancel(other, f"one cancels the other: {order.order_id} has ended")
             elif other.state is State.HELD and order.triggered_ns is not None:
-                self._guard_again(other, self._net_lots(entry) - order.filled_lots, now_ns)
+                self._guard_again(entry, other, order.left_lots, now_ns)
 
-    def _guard_again(self, leg: Order, lots: int, now_ns: int) -> None:
+    def _guard_again(self, entry: Order, leg: Order, lots: int, now_ns: int) -> None:
         """The other exit was reached but taken back before it could sell all: this one covers the rest."""
+        lots = min(lots, self._in_wallet(leg))
+        self._protect(entry, lots)
         if lots <= 0:
             self._dust(leg, now_ns)
             return
-        leg.qty_lots = min(leg.qty_lots, lots)
+        leg.qty_lots = lots
         self.triggers.arm(leg)
         self.orders.changed(leg, "OrderSized", now_ns)

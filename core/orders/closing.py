@@ -2,11 +2,12 @@
 without them before it is gone, and keeps them where the closing order is refused."""
 
 from collections.abc import Callable
+from decimal import Decimal
 
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.kernel import Kernel
-from ..model.exact import plain
+from ..model.exact import ZERO, plain
 from ..model.instruments import OffGrid
 from ..model.messages import ClosePosition, Refusal, SubmitOrder
 from ..model.records import Position
@@ -28,11 +29,19 @@ class Closing(Actor):
         return {ClosePosition: self.close}
 
     def close(self, request: ClosePosition) -> None:
+        if request.client_order_id is not None and self.manager.orders.by_client_id(request.client_order_id):
+            self._submit(request, "", "", ZERO)  # a repeat: answered from what is on record
+            return
         position = self.find(request.position_id)
         if position is None or not position.quantity:
             detail = f"there is no open position {request.position_id}"
             request.reply(Refusal(code="POSITION_NOT_FOUND", detail=detail, status=404))
             return
+        for order in self.manager.orders.open.values():
+            if order.role == "close" and order.wallet == position.wallet and order.pair == position.pair:
+                detail = f"{order.order_id} is closing the position; ask again when it has ended"
+                request.reply(Refusal(code="ORDER_IN_FLIGHT", detail=detail, status=409, order=order))
+                return
         instrument = self.manager.engine.instruments[position.exchange, position.pair]
         there = self.manager.ledger.available(position.wallet, instrument.base)
         wanted = min(position.quantity, there) if request.quantity is None else request.quantity
@@ -53,15 +62,19 @@ class Closing(Actor):
             )
             request.reply(Refusal(code="BELOW_MIN_QUANTITY", detail=detail))
             return
+        self._submit(request, position.exchange, position.pair, instrument.quantity(lots))
+
+    def _submit(self, request: ClosePosition, exchange: str, pair: str, quantity: Decimal) -> None:
         self.bus.publish(
             SubmitOrder(
-                pair=position.pair,
+                pair=pair,
                 side="sell",
                 type="market",
-                quantity=instrument.quantity(lots),
-                exchange=position.exchange,
-                paper=position.wallet.startswith("paper.") or None,
+                quantity=quantity,
+                exchange=exchange,
                 role="close",
                 reply=request.reply,
+                client_order_id=request.client_order_id,
+                fingerprint=request.fingerprint,
             )
         )

@@ -5,21 +5,20 @@ twice is one order; an intent is committed under a venue client id of its own be
 """
 
 import heapq
-from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
 from ..execution.engine import ExecutionEngine, Plan
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
-from ..kernel.clock import MS_NS, Timer
+from ..kernel.clock import MS_NS, SECOND_NS, Timer
 from ..kernel.kernel import Kernel
 from ..model.exact import ZERO, plain
 from ..model.ids import Ids
-from ..model.instruments import Instrument, OffGrid
+from ..model.instruments import Instrument
 from ..model.messages import (
-    AmendOrder,
     CancelOrder,
     CancelOrders,
     PlaceAtVenue,
@@ -28,12 +27,20 @@ from ..model.messages import (
     SubmitOrder,
     Submitted,
 )
-from ..model.records import Amend, Order, State, TimeInForce
+from ..model.records import Order, State, TimeInForce
 from ..portfolio.ledger import Ledger
 from ..risk.checks import Checks
 from .lifecycle import Step, advance
 from .registry import EVENT_OF_STATE, Orders
 from .triggers import Triggers
+
+# What an order shares with another one that is made like it.
+KEPT_AGAIN = (
+    *("exchange", "pair", "wallet", "side", "type", "role", "tick", "lot", "quote", "base", "parent_id"),
+    *("signal_data", "signal_id", "stop_ticks", "trigger", "arrival_mid"),
+)
+DEADLINES_SPARE = 1_000  # deadlines of ended orders that are kept before they are swept out
+CANCEL_AGAIN_NS = 5 * SECOND_NS  # until a deadline whose cancel was refused is looked at again
 
 
 class OrderSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +89,7 @@ class OrderManager(Actor):
         self.settings = settings
         self.waiting: dict[str, list[Reply]] = {}  # answers that wait for the venue's word on a cancel or an amend
         self._deadlines: list[tuple[int, str]] = []
+        engine.too_late = self.expire_late
         self._sweeper: Timer | None = None
 
     def handles(self) -> dict[type, Handler]:
@@ -89,7 +97,6 @@ class OrderManager(Actor):
             SubmitOrder: self.submit,
             CancelOrder: self.cancel,
             CancelOrders: self.cancel_many,
-            AmendOrder: self.amend,
         }
 
     def start(self) -> None:
@@ -210,11 +217,10 @@ class OrderManager(Actor):
             self._watch_deadline(order)
             return
         legs = self._legs(order, plan)
-        order.reserved = need
-        self.ledger.reserve(order.wallet, order.quote if order.side == "buy" else order.base, need)
         order.state = State.SENT
         self._stamp(order)
         self.orders.add(order)
+        self.reserve(order, need)
         for leg in legs:
             self.orders.add(leg)
         self._place(order)
@@ -225,44 +231,69 @@ class OrderManager(Actor):
         for role, ticks in (("stop_loss", plan.exit_stop_ticks), ("take_profit", plan.exit_target_ticks)):
             if ticks is None:
                 continue
-            order_id = self.ids.order(entry.created_ns)
-            leg = msgspec.structs.replace(
+            leg = self.again(
                 entry,
-                order_id=order_id,
-                client_order_id=f"CLIENT_{order_id[4:]}",
-                fingerprint="",
+                entry.qty_lots,
+                entry.created_ns,
                 side="sell" if entry.side == "buy" else "buy",
                 type=role,
                 role=role,
                 stop_ticks=ticks,
-                price_ticks=None,
-                guard_ticks=None,
-                tif="GTC",
-                post_only=False,
-                timeout_ns=0,
-                expires_ns=None,
+                trigger=entry.trigger,
                 parent_id=entry.order_id,
-                warnings=(),
-                risk=None,
-                fees={},
-                state=State.HELD,
-                stop_loss_id=None,
-                take_profit_id=None,
             )
             if role == "stop_loss":
-                entry.stop_loss_id = order_id
+                entry.stop_loss_id = leg.order_id
             else:
-                entry.take_profit_id = order_id
+                entry.take_profit_id = leg.order_id
             legs.append(leg)
         return legs
+
+    def again(self, order: Order, lots: int, now_ns: int, **other: Any) -> Order:
+        """A held order of its own like another one, with nothing of what happened to that."""
+        order_id = self.ids.order(now_ns)
+        fields: dict[str, Any] = {
+            "order_id": order_id,
+            "client_order_id": f"CLIENT_{order_id[4:]}",
+            "submit_ns": now_ns,
+            "created_ns": now_ns,
+            "qty_lots": lots,
+        }
+        return Order(**{name: getattr(order, name) for name in KEPT_AGAIN} | fields | other)
+
+    # --- funds
+
+    def reserve(self, order: Order, change: Decimal) -> None:
+        """Set aside for an order (positive), or free (negative)."""
+        self.ledger.reserve(order.wallet, order.quote if order.side == "buy" else order.base, change)
+        order.reserved += change
+        self.orders.note_reserved(order, change)
+
+    def reservation_now(self, order: Order) -> Decimal:
+        """What the rest of an order needs, and of one whose amend is not answered the larger of both."""
+        instrument = self.engine.instruments[order.exchange, order.pair]
+        need = reservation(order, instrument)
+        amend = order.amend_requested
+        if amend is not None:
+            wanted = msgspec.structs.replace(order)
+            wanted.qty_lots = amend.qty_lots or order.qty_lots
+            wanted.price_ticks = amend.price_ticks or order.price_ticks
+            need = max(need, reservation(wanted, instrument))
+        return need
+
+    def settle_amend(self, order: Order) -> None:
+        """The amend is decided: set free what it does not need."""
+        order.amend_requested = None
+        if not order.ended:
+            self.reserve(order, min(ZERO, self.reservation_now(order) - order.reserved))
 
     # --- sending
 
     def _stamp(self, order: Order) -> None:
-        """Give the order's next attempt its venue client id."""
+        """Give the order's next attempt its venue client id; it is sent when that is committed."""
         order.attempt += 1
         order.venue_client_id = self.ids.venue_client_id(order.order_id, order.attempt)
-        order.sent_ns = self.clock.now_ns()
+        order.sent_ns = None
 
     def _place(self, order: Order) -> None:
         market = order.price_ticks is None
@@ -304,9 +335,8 @@ class OrderManager(Actor):
         state = advance(order.state, Step.SEND)
         assert state is not None, f"{order.order_id} cannot be sent from {order.state}"
         first = order.state is State.HELD
-        self.ledger.reserve(order.wallet, currency, need)
-        order.reserved += need
-        order.state = state
+        self.reserve(order, need)
+        order.state, order.waiting = state, False
         if first:
             order.submit_ns = now_ns
         self._stamp(order)
@@ -328,7 +358,7 @@ class OrderManager(Actor):
         state = advance(order.state, step)
         if state is None:
             return
-        order.state, order.reason, order.code = state, reason, code
+        order.state, order.reason, order.code, order.waiting = state, reason, code, False
         self.triggers.disarm(order.order_id)
         self._free(order)
         self.orders.changed(order, EVENT_OF_STATE[state], now_ns)
@@ -336,9 +366,13 @@ class OrderManager(Actor):
 
     def _free(self, order: Order) -> None:
         if order.reserved:
-            currency = order.quote if order.side == "buy" else order.base
-            self.ledger.reserve(order.wallet, currency, -order.reserved)
-            order.reserved = ZERO
+            self.reserve(order, -order.reserved)
+
+    def expire_late(self, order: Order) -> None:
+        """A market order whose commit took so long that it was not sent."""
+        now_ns = self.clock.now_ns()
+        reason = "it waited too long to be sent, and the moment that it was meant for has passed"
+        self.kernel.run(self.end, order, Step.EXPIRE, reason, "NOT_SENT", now_ns)
 
     def answer_waiting(self, order: Order, value: object | None = None) -> None:
         """Answer the cancels and amends that waited for the venue's word."""
@@ -350,10 +384,10 @@ class OrderManager(Actor):
     def cancel(self, request: CancelOrder) -> None:
         order = self.orders.get(request.order_id)
         if order is None:
-            request.reply(_unknown(request.order_id))
+            request.reply(unknown_order(request.order_id))
             return
         if order.ended:
-            request.reply(_ended(order))
+            request.reply(ended_order(order))
             return
         self.waiting.setdefault(order.order_id, []).append(request.reply)
         self.request_cancel(order, request.reason)
@@ -384,120 +418,15 @@ class OrderManager(Actor):
             self.request_cancel(order, request.reason)
 
     def request_cancel(self, order: Order, reason: str) -> None:
-        """Cancel at once what is held here; ask the venue for the rest."""
+        """Cancel at once what is only here; ask the venue for the rest."""
         now_ns = self.clock.now_ns()
-        if order.state is State.HELD:
+        if order.state is State.HELD or order.waiting:
             self.end(order, Step.CANCEL, reason, "CANCELLED", now_ns)
             return
         if order.cancel_requested is None:
             order.cancel_requested = reason
             self.orders.changed(order, "OrderCancelRequested", now_ns)
         self.engine.cancel(order)
-
-    # --- amend
-
-    def amend(self, request: AmendOrder) -> None:
-        order = self.orders.get(request.order_id)
-        if order is None:
-            request.reply(_unknown(request.order_id))
-            return
-        if order.ended:
-            request.reply(_ended(order))
-            return
-        change = self._amendment(order, request)
-        if isinstance(change, Refusal):
-            request.reply(change)
-        elif order.state is State.HELD:
-            self._amend_held(order, request, change)
-        else:
-            self._amend_live(order, request, change)
-
-    def _amendment(self, order: Order, request: AmendOrder) -> "_Change | Refusal":
-        """The new values on the instrument's grid, or what is wrong with them."""
-        instrument = self.engine.instruments[order.exchange, order.pair]
-        errors: list[dict[str, str]] = []
-
-        def convert(field: str, value: Decimal | None, by: Callable[[Decimal], int]) -> int | None:
-            if value is None:
-                return None
-            try:
-                return by(value)
-            except OffGrid as error:
-                code = "QUANTITY_STEP" if field == "quantity" else "PRICE_STEP"
-                errors.append({"field": field, "code": code, "detail": str(error)})
-                return None
-
-        change = _Change(
-            convert("quantity", request.quantity, instrument.qty_lots),
-            convert("price", request.price, instrument.price_ticks),
-            convert("stopPrice", request.stop_price, instrument.price_ticks),
-        )
-        self._check_amendment(order, change, instrument, errors)
-        if errors:
-            return Refusal(code=errors[0]["code"], detail=errors[0]["detail"], errors=tuple(errors))
-        return change
-
-    @staticmethod
-    def _check_amendment(order: Order, change: "_Change", instrument: Instrument, errors: list[dict[str, str]]) -> None:
-        def wrong(field: str, code: str, detail: str) -> None:
-            errors.append({"field": field, "code": code, "detail": detail})
-
-        lots = change.qty_lots
-        if lots is not None and lots <= order.filled_lots:
-            filled = plain(order.filled_lots * order.lot)
-            wrong(
-                "quantity", "QUANTITY_FILLED", f"{filled} is filled already; the quantity must be above it, or cancel"
-            )
-        elif lots is not None and not instrument.min_lots <= lots <= instrument.max_lots:
-            least, most = instrument.quantity(instrument.min_lots), instrument.quantity(instrument.max_lots)
-            wrong("quantity", "QUANTITY_RANGE", f"the quantity must be from {plain(least)} to {plain(most)}")
-        if lots is not None and order.parent_id is not None:
-            wrong("quantity", "EXIT_QUANTITY", "an exit's quantity follows the fills of its entry")
-        if change.price_ticks is not None and order.price_ticks is None:
-            wrong("price", "NO_PRICE", f"a {order.type} order without a limit price has none to amend")
-        if change.stop_ticks is not None and (order.stop_ticks is None or order.state is not State.HELD):
-            wrong("stopPrice", "NO_STOP_PRICE", "only a pending stop or target has a stop price to amend")
-        price = change.price_ticks if change.price_ticks is not None else order.price_ticks
-        rest = (lots if lots is not None else order.qty_lots) - order.filled_lots
-        if price is not None and not errors and instrument.amount(price * rest) < instrument.min_notional:
-            lower = plain(instrument.min_notional)
-            wrong("quantity", "BELOW_MIN_NOTIONAL", f"the rest would be worth less than {lower} {order.quote}")
-
-    def _amend_held(self, order: Order, request: AmendOrder, change: "_Change") -> None:
-        if change.qty_lots is not None:
-            order.qty_lots = change.qty_lots
-        if change.price_ticks is not None:
-            order.price_ticks = change.price_ticks
-        if change.stop_ticks is not None:
-            order.stop_ticks = change.stop_ticks
-            if self.triggers.armed(order.order_id):
-                self.triggers.arm(order)
-        self.orders.changed(order, "OrderAmended", self.clock.now_ns())
-        self.answer(request.reply, order)
-
-    def _amend_live(self, order: Order, request: AmendOrder, change: "_Change") -> None:
-        if order.state not in (State.LIVE, State.PART) or order.amend_requested is not None or order.cancel_requested:
-            detail = f"{order.order_id} has a request in flight; try again when the venue has answered"
-            request.reply(Refusal(code="ORDER_IN_FLIGHT", detail=detail, status=409, retry_after_s=1))
-            return
-        instrument = self.engine.instruments[order.exchange, order.pair]
-        wanted = msgspec.structs.replace(order)
-        wanted.qty_lots = change.qty_lots or order.qty_lots
-        wanted.price_ticks = change.price_ticks or order.price_ticks
-        more = reservation(wanted, instrument) - order.reserved
-        if more > 0:  # what it may cost more is set aside before the venue hears of it
-            currency = order.quote if order.side == "buy" else order.base
-            there = self.ledger.available(order.wallet, currency)
-            if more > there:
-                detail = f"needs {plain(more)} {currency} more, available are {plain(there)} {currency}"
-                request.reply(Refusal(code="INSUFFICIENT_BALANCE", detail=detail))
-                return
-            self.ledger.reserve(order.wallet, currency, more)
-            order.reserved += more
-        order.amend_requested = Amend(change.qty_lots, change.price_ticks)
-        self.waiting.setdefault(order.order_id, []).append(request.reply)
-        self.orders.changed(order, "OrderAmendRequested", self.clock.now_ns())
-        self.engine.amend(order)
 
     # --- time
 
@@ -514,31 +443,34 @@ class OrderManager(Actor):
     def _sweep(self) -> None:
         now_ns = self.clock.now_ns()
         deadlines = self._deadlines
+        if len(deadlines) > 2 * len(self.orders.open) + DEADLINES_SPARE:
+            is_open = self.orders.open
+            deadlines[:] = [entry for entry in deadlines if entry[1] in is_open]
+            heapq.heapify(deadlines)
+        again: list[tuple[int, str]] = []
         while deadlines and deadlines[0][0] <= now_ns:
             _, order_id = heapq.heappop(deadlines)
             order = self.orders.open.get(order_id)
-            if order is None or order.expires_ns is None or order.expires_ns > now_ns or order.cancel_requested:
+            if order is None or order.expires_ns is None or order.expires_ns > now_ns:
+                continue
+            if order.cancel_requested and not order.waiting:  # if it is refused, the order is looked at again
+                again.append((now_ns + CANCEL_AGAIN_NS, order_id))
                 continue
             reason = "its expireTime came" if order.tif == "GTD" else "open longer than its timeout"
-            if order.state is State.HELD:
+            if order.state is State.HELD or order.waiting:
                 self.end(order, Step.EXPIRE, reason, "EXPIRED", now_ns)
             else:
                 self.request_cancel(order, reason)
+                again.append((now_ns + CANCEL_AGAIN_NS, order_id))
+        for entry in again:
+            heapq.heappush(deadlines, entry)
         self._sweeper = self.clock.call_in(self.SWEEP_NS, self.kernel.run, self._sweep)
 
 
-class _Change(msgspec.Struct, frozen=True):
-    """An amendment on the instrument's grid."""
-
-    qty_lots: int | None
-    price_ticks: int | None
-    stop_ticks: int | None
-
-
-def _unknown(order_id: str) -> Refusal:
+def unknown_order(order_id: str) -> Refusal:
     return Refusal(code="ORDER_NOT_FOUND", detail=f"there is no order {order_id}", status=404)
 
 
-def _ended(order: Order) -> Refusal:
+def ended_order(order: Order) -> Refusal:
     detail = f"{order.order_id} has ended: {order.state.value.lower()}"
     return Refusal(code="ORDER_ENDED", detail=detail, status=409, order=order)

@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from ..model.ids import id_key
 from ..model.records import ENDED, Fill, Order, Side, State
 
 MS_NS = 1_000_000
@@ -127,16 +128,6 @@ class OrderQueries:
         rows, count = await self.archive.fills(wanted, wanted.offset + wanted.limit + 1)
         merged, twice = merge(held, rows, _fill_cursor)
         return page_of(merged, len(held) + count - twice, wanted, _fill_cursor)
-
-
-def id_key(text: str) -> tuple[int, int]:
-    """The rank of an id of the manual's form: ORD_20250101_001247, FILL_000012; numbers may outgrow their padding.
-
-    Raises ValueError for anything else.
-    """
-    _, _, numbers = text.partition("_")
-    day, _, count = numbers.rpartition("_")
-    return int(day or 0), int(count)
 
 
 def select_orders(oldest_first: Iterable[Order], wanted: OrderFilter) -> list[Order]:

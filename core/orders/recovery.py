@@ -11,7 +11,7 @@ Each venue is asked about each such order. What it says comes as the usual repor
 from collections.abc import Callable
 
 from ..kernel.actor import Actor
-from ..kernel.clock import SECOND_NS
+from ..kernel.clock import SECOND_NS, Timer
 from ..kernel.kernel import Kernel
 from ..model.records import Order, State
 from .lifecycle import Step, advance
@@ -33,31 +33,49 @@ class Recovery(Actor):
         self.orders = manager.orders
         self.ask = ask
         self.unsettled: set[str] = set()
+        self._asking: set[str] = set()  # one question at a time for each order
+        self._timer: Timer | None = None
 
     def start(self) -> None:
         for order in list(self.orders.open.values()):
-            if order.state is not State.HELD:
+            if order.state is not State.HELD and not order.waiting:
                 self.unsettled.add(order.order_id)
                 self._ask(order)
-        self.clock.call_in(self.AGAIN_NS, self.kernel.run, self._look)
+        self._timer = self.clock.call_in(self.AGAIN_NS, self.kernel.run, self._look)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     @property
     def settled(self) -> bool:
         return not self.unsettled
 
     def _ask(self, order: Order) -> None:
+        """Ask about the order's present attempt; an answer says nothing of a later one."""
+        if order.order_id in self._asking:
+            return
+        self._asking.add(order.order_id)
+        client_id = order.venue_client_id
+
         def answer(taken: bool | None) -> None:
-            self.kernel.run(self._answered, order, taken)
+            self.kernel.run(self._answered, order, client_id, taken)
 
         self.ask(order, answer)
 
-    def _answered(self, order: Order, taken: bool | None) -> None:
+    def _answered(self, order: Order, client_id: str, taken: bool | None) -> None:
+        self._asking.discard(order.order_id)
+        if order.venue_client_id != client_id:
+            return
         now_ns = self.clock.now_ns()
         if taken is None:
             self._lose(order, "its outcome is not known: the venue could not be asked", now_ns)
             return
         self.unsettled.discard(order.order_id)
-        if taken or order.ended or order.state is State.LIVE:
+        if taken and order.amend_requested is not None:
+            self.manager.settle_amend(order)
+            self.orders.changed(order, "OrderAmendRefused", now_ns)
+        if taken or order.ended or order.waiting or order.state is State.LIVE:
             return
         exit_or_rests = order.triggered_ns is not None or (
             order.price_ticks is not None and order.tif in ("GTC", "GTD") and not order.post_only
@@ -67,7 +85,7 @@ class Recovery(Actor):
         elif exit_or_rests:
             self.manager.send(order, now_ns)
         else:
-            reason = "the venue had not taken it when the service restarted, and its moment has passed"
+            reason = "the venue had not taken it, and the moment that it was meant for has passed"
             self.manager.end(order, Step.EXPIRE, reason, "NOT_TAKEN", now_ns)
 
     def _lose(self, order: Order, reason: str, now_ns: int) -> None:
@@ -79,17 +97,19 @@ class Recovery(Actor):
 
     def _look(self) -> None:
         """Ask again about what is not known, and about what was sent and never answered."""
-        self.clock.call_in(self.AGAIN_NS, self.kernel.run, self._look)
+        self._timer = self.clock.call_in(self.AGAIN_NS, self.kernel.run, self._look)
         now_ns = self.clock.now_ns()
+        self.unsettled &= self.orders.open.keys()
         for order in list(self.orders.open.values()):
-            if order.state is State.UNKNOWN:
+            if order.state is State.UNKNOWN or order.order_id in self.unsettled:
                 self._ask(order)
             elif self._overdue(order, now_ns):
                 self._lose(order, "the venue has not answered", now_ns)
                 self._ask(order)
 
     def _overdue(self, order: Order, now_ns: int) -> bool:
-        """Whether a sent order waits too long for an answer; an exit between two attempts does not wait for one."""
-        if order.state is not State.SENT or order.triggered_ns is not None or order.sent_ns is None:
+        """Whether an order that has left waits too long for an answer; not one that waits for its commit, or for its
+        next attempt."""
+        if order.state is not State.SENT or order.waiting or order.sent_ns is None:
             return False
         return now_ns - order.sent_ns > self.ANSWER_MAX_NS

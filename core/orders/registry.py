@@ -5,12 +5,14 @@ not ended; a change that is not passed to `changed` or `add_fill` is not committ
 """
 
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from ..kernel.kernel import Kernel
-from ..model.ids import Ids
+from ..model.exact import ZERO
+from ..model.ids import Ids, id_key
 from ..model.messages import OrderEnded
 from ..model.order_views import fill_view, order_update
 from ..model.records import ENDED, Fill, Order, State
@@ -45,8 +47,19 @@ class Orders:
         self.fills: dict[str, Fill] = {}
         self._fills_of: dict[str, list[Fill]] = {}
         self._uncommitted: set[str] = set()
+        self._buying: dict[tuple[str, str], Decimal] = {}
 
     # --- reading
+
+    def buying(self, wallet: str, pair: str) -> Decimal:
+        """What open buys of a pair have reserved, in quote."""
+        return self._buying.get((wallet, pair), ZERO)
+
+    def note_reserved(self, order: Order, change: Decimal) -> None:
+        """An order's reservation has changed."""
+        if order.side == "buy" and change:
+            key = (order.wallet, order.pair)
+            self._buying[key] = self._buying.get(key, ZERO) + change
 
     def get(self, order_id: str) -> Order | None:
         return self.orders.get(order_id)
@@ -73,11 +86,11 @@ class Orders:
         the memory.
         """
         known: dict[Any, Any] = {}
-        for order in sorted(orders, key=lambda o: (o.created_ns, o.order_id)):
+        for order in sorted(orders, key=lambda o: id_key(o.order_id)):  # ids rise even when the clock goes back
             _share(order, ORDER_WORDS, known)
             known[order.order_id] = order.order_id
             self._index(order)
-        for fill in sorted(fills, key=lambda f: (f.timestamp_ns, f.fill_id)):
+        for fill in sorted(fills, key=lambda f: id_key(f.fill_id)):
             _share(fill, FILL_WORDS, known)
             self._index_fill(fill)
 
@@ -128,9 +141,14 @@ class Orders:
 
     def _index(self, order: Order) -> None:
         self.orders[order.order_id] = order
-        self.by_client[order.client_order_id] = order.order_id
+        if order.fingerprint:
+            self.by_client[order.client_order_id] = order.order_id
+        else:  # a name that we made gives way to one that a caller chose
+            self.by_client.setdefault(order.client_order_id, order.order_id)
         if not order.ended:
             self.open[order.order_id] = order
+            if order.reserved and order.side == "buy":
+                self.note_reserved(order, order.reserved)
 
     def _index_fill(self, fill: Fill) -> None:
         self.fills[fill.fill_id] = fill

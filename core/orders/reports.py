@@ -7,6 +7,8 @@ as a fault.
 
 from collections.abc import Callable
 
+import msgspec
+
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.clock import SECOND_NS
@@ -25,19 +27,24 @@ from ..model.messages import (
 )
 from ..model.records import Fill, Order, State
 from .lifecycle import Step, advance
-from .manager import OrderManager, reservation
+from .manager import OrderManager
 
 # The manual's retryable errors: tried again only because the venue has proven that it did not take the order.
-RETRYABLE = frozenset({"NETWORK_ERROR", "TIMEOUT", "RATE_LIMIT_EXCEEDED", "TEMPORARY_UNAVAILABLE"})
+# The paper venue's word for a book that is not up to date is of the same kind.
+RETRYABLE = frozenset({"NETWORK_ERROR", "TIMEOUT", "RATE_LIMIT_EXCEEDED", "TEMPORARY_UNAVAILABLE", "MARKET_DATA_STALE"})
 ATTEMPTS_MAX = 3
 RETRY_BASE_NS = 1 * SECOND_NS
 RETRY_JITTER = 0.5  # up to this share is added
 
 
+class OddReport(msgspec.Struct, frozen=True):
+    """A venue said something that fits no order here."""
+
+    detail: str
+
+
 class Reports(Actor):
     """Moves orders as their venues report. `jitter()` gives 0..1 and is seeded."""
-
-    ODD_KEPT = 100  # reports that made no sense, kept for health and the log
 
     def __init__(self, kernel: Kernel, manager: OrderManager, jitter: Callable[[], float]) -> None:
         super().__init__(kernel)
@@ -45,8 +52,6 @@ class Reports(Actor):
         self.orders = manager.orders
         self.engine = manager.engine
         self.jitter = jitter
-        self.odd: list[str] = []
-        self.odd_count = 0
 
     def handles(self) -> dict[type, Handler]:
         return {
@@ -65,9 +70,13 @@ class Reports(Actor):
         return order
 
     def _note(self, text: str) -> None:
-        self.odd_count += 1
-        if len(self.odd) < self.ODD_KEPT:
-            self.odd.append(text)
+        """A report that cannot be matched, told in the journal, the feed's health channel and the log."""
+        self.outbox.event("health", "OddReport", OddReport(text))
+
+    def _impossible(self, text: str) -> None:
+        """What a venue did against its own rules: money moved that nobody can explain. Trading is halted."""
+        self._note(text)
+        self.kernel.fault(self._apply, None, RuntimeError(text))
 
     def _answered(self, order: Order) -> None:
         """The first answer to an attempt: how fast the venue was."""
@@ -96,7 +105,7 @@ class Reports(Actor):
 
     def on_rejected(self, message: VenueRejected) -> None:
         order = self._find(message.client_id, "a rejection")
-        if order is None or order.venue_client_id != message.client_id:
+        if order is None or order.venue_client_id != message.client_id or order.waiting:
             return
         self._answered(order)
         now_ns = self.clock.now_ns()
@@ -104,7 +113,7 @@ class Reports(Actor):
         if message.code in RETRYABLE and order.attempt < ATTEMPTS_MAX and sent and order.cancel_requested is None:
             self.engine.stats[order.exchange].failure()
             delay = RETRY_BASE_NS << (order.attempt - 1)
-            order.reason = f"attempt {order.attempt}: {message.code}: {message.reason}"
+            order.reason, order.waiting = f"attempt {order.attempt}: {message.code}: {message.reason}", True
             self.orders.changed(order, "OrderRetried", now_ns)
             self.clock.call_in(int(delay * (1 + RETRY_JITTER * self.jitter())), self.kernel.run, self._resend, order)
             return
@@ -115,7 +124,7 @@ class Reports(Actor):
         self.manager.end(order, step, message.reason, message.code, now_ns)
 
     def _resend(self, order: Order) -> None:
-        if order.state is State.SENT:
+        if order.state in (State.SENT, State.UNKNOWN) and order.waiting:
             self.manager.send(order, self.clock.now_ns())
 
     # --- fills
@@ -153,14 +162,14 @@ class Reports(Actor):
         order.venue_order_id = venue_order_id
         state = advance(order.state, Step.COMPLETE if order.filled_lots >= order.qty_lots else Step.PARTIAL)
         if state is None:
-            self._note(f"a fill of {order.order_id}, which was {order.state.value}; the money is accounted for")
+            self._impossible(f"a fill of {order.order_id}, which was {order.state.value}; the money is accounted for")
         else:
             order.state = state
         if order.filled_lots > order.qty_lots:
-            self._note(f"{order.order_id} was filled over its quantity; the money is accounted for")
+            self._impossible(f"{order.order_id} was filled over its quantity; the money is accounted for")
         before = order.reserved
-        instrument = self.engine.instruments[order.exchange, order.pair]
-        order.reserved = ZERO if order.ended else min(before, reservation(order, instrument))
+        order.reserved = ZERO if order.ended else min(before, self.manager.reservation_now(order))
+        self.orders.note_reserved(order, order.reserved - before)
         self.orders.add_fill(fill)
         self.bus.publish(OrderFilled(order, fill, order.reserved - before))
         self.orders.changed(order, "OrderFilled" if order.state is State.FILLED else "OrderPartiallyFilled", now_ns)
@@ -171,7 +180,7 @@ class Reports(Actor):
 
     def on_ended(self, message: VenueEnded) -> None:
         order = self._find(message.client_id, f"the end ({message.kind})")
-        if order is None or order.venue_client_id != message.client_id:
+        if order is None or order.venue_client_id != message.client_id or order.waiting:
             return
         self._answered(order)
         if message.kind == "expired" and self._goes_on(order):
@@ -187,6 +196,7 @@ class Reports(Actor):
         market_exit = order.triggered_ns is not None and order.price_ticks is None and order.side == "sell"
         if not market_exit or order.ended or order.cancel_requested is not None:
             return False
+        order.waiting = True
         self.bus.publish(ExitUnsold(order))
         return True
 
@@ -198,7 +208,7 @@ class Reports(Actor):
             return
         order.qty_lots = message.qty_lots
         order.price_ticks = message.price_ticks if message.price_ticks is not None else order.price_ticks
-        self._settle_amend(order)
+        self.manager.settle_amend(order)
         if not order.ended and order.left_lots <= 0:  # cut to what had been filled meanwhile
             self.manager.end(order, Step.CANCEL, "amended to what was filled", "CANCELLED", self.clock.now_ns())
             return
@@ -214,19 +224,8 @@ class Reports(Actor):
                 return
             order.cancel_requested = None
         else:
-            self._settle_amend(order)
+            self.manager.settle_amend(order)
         now_ns = self.clock.now_ns()
         self.orders.changed(order, f"Order{message.request.capitalize()}Refused", now_ns)
         detail = f"the venue refused to {message.request} {order.order_id}: {message.reason}"
         self.manager.answer_waiting(order, Refusal(code=message.code, detail=detail, status=409, order=order))
-
-    def _settle_amend(self, order: Order) -> None:
-        """The amend is decided: set free what it does not need."""
-        order.amend_requested = None
-        if order.ended:
-            return
-        instrument = self.engine.instruments[order.exchange, order.pair]
-        need = reservation(order, instrument)
-        currency = order.quote if order.side == "buy" else order.base
-        self.manager.ledger.reserve(order.wallet, currency, need - order.reserved)
-        order.reserved = need

@@ -46,9 +46,20 @@ class _Watch:
         self.below = _NEVER_BELOW  # the highest of falling
         self.above = _NEVER_ABOVE  # the lowest of rising
 
-    def bound(self) -> None:
-        self.below = max(self.falling.values(), default=_NEVER_BELOW)
-        self.above = min(self.rising.values(), default=_NEVER_ABOVE)
+    def add(self, order_id: str, stop: int, falling: bool) -> None:
+        if falling:
+            self.falling[order_id] = stop
+            self.below = max(self.below, stop)
+        else:
+            self.rising[order_id] = stop
+            self.above = min(self.above, stop)
+
+    def remove(self, order_id: str, falling: bool) -> None:
+        if falling:
+            if self.falling.pop(order_id) == self.below:
+                self.below = max(self.falling.values(), default=_NEVER_BELOW)
+        elif self.rising.pop(order_id) == self.above:
+            self.above = min(self.rising.values(), default=_NEVER_ABOVE)
 
     def fired(self, price: int) -> list[str]:
         hits = [order_id for order_id, stop in self.falling.items() if price <= stop]
@@ -80,16 +91,14 @@ class Triggers(Actor):
         side = self._last if order.trigger == "last" else self._bid if order.side == "sell" else self._ask
         watch = side.setdefault((order.exchange, order.pair), _Watch())
         falling = falls(order.side, order.type)
-        (watch.falling if falling else watch.rising)[order.order_id] = order.stop_ticks
-        watch.bound()
+        watch.add(order.order_id, order.stop_ticks, falling)
         self._where[order.order_id] = (watch, falling)
 
     def disarm(self, order_id: str) -> None:
         found = self._where.pop(order_id, None)
         if found is not None:
             watch, falling = found
-            del (watch.falling if falling else watch.rising)[order_id]
-            watch.bound()
+            watch.remove(order_id, falling)
 
     def on_book(self, message: BookUpdated) -> None:
         key = (message.exchange, message.pair)

@@ -291,8 +291,12 @@ class PortfolioManager(Actor):
             if held.day_open is not None:
                 self._without_day_open.discard(held)
         if noted:
-            pnl = {held.key: held.day_open for held in self.statement.open.values() if held.day_open is not None}
-            self.outbox.put("meta", "dayOpen", DayOpen(self._day, pnl))
+            self.outbox.put("meta", "dayOpen", self.day_open_record())
+
+    def day_open_record(self) -> DayOpen:
+        """What is known of how this UTC day began."""
+        pnl = {held.key: held.day_open for held in self.statement.open.values() if held.day_open is not None}
+        return DayOpen(self._day, pnl)
 
     # --- prices
 

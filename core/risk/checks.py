@@ -11,7 +11,7 @@ import msgspec
 from ..execution.engine import Plan
 from ..model.exact import ONE, ZERO, plain, tidy
 from ..model.messages import SubmitOrder
-from ..model.records import Check, CheckName, CheckResult, RiskValidation
+from ..model.records import Check, CheckName, CheckResult, Order, RiskValidation
 from .guard import Guard, TradingState
 
 
@@ -26,6 +26,7 @@ class RiskLimits(msgspec.Struct, frozen=True, kw_only=True):
 class Checks:
     """Runs the checks in their order.
 
+    `buying(wallet, pair)` is what open buys have reserved, in quote.
     `available(wallet, currency)`, `equity(wallet)`, `position_value(wallet, pair)` and `day_pnl()` are exact
     amounts; the last three are in base currency. `to_base(currency, exchange)` is a price or None where there is none.
     """
@@ -38,6 +39,7 @@ class Checks:
         available: Callable[[str, str], Decimal],
         equity: Callable[[str], Decimal],
         position_value: Callable[[str, str], Decimal],
+        buying: Callable[[str, str], Decimal],
         day_pnl: Callable[[], Decimal],
         to_base: Callable[[str, str], Decimal | None],
     ) -> None:
@@ -46,6 +48,7 @@ class Checks:
         self.available = available
         self.equity = equity
         self.position_value = position_value
+        self.buying = buying
         self.day_pnl = day_pnl
         self.to_base = to_base
         self._amounts: dict[str, _Amounts] = {}  # by wallet
@@ -56,8 +59,7 @@ class Checks:
         checks = [self._trading_state(reducing), self._balance(request, plan, need)]
         if self.limits.enabled:
             checks.append(self._position_size(plan, reducing))
-            if request.risk_check:
-                checks.append(self._day_loss(plan, reducing))
+            checks.append(self._day_loss(plan, reducing))
         refused = None
         for check in checks:
             if not check.passed:
@@ -87,12 +89,26 @@ class Checks:
         shown_limit = self._amounts[plan.wallet].shown_position
         if price is None:
             return Check("positionSize", True, detail=f"no price of {plan.instrument.quote} in base currency")
-        held = self.position_value(plan.wallet, plan.instrument.pair)
-        after = held + (plan.estimated_cost or ZERO) * price
+        after = self._exposure(plan.wallet, plan.instrument.pair, price) + (plan.estimated_cost or ZERO) * price
         detail = None
         if after > limit:
             detail = f"the position would be {plain(_cents(after))}, at most {plain(_cents(limit))} are allowed"
         return Check("positionSize", after <= limit, shown_limit, _cents(after), detail)
+
+    def growth_refusal(self, order: Order, more: Decimal) -> str | None:
+        """Why an open buy may not reserve so much more quote currency; None where it may."""
+        to_base = self.to_base(order.quote, order.exchange)
+        if not self.limits.enabled or to_base is None:
+            return None
+        limit = self._limits_of(order.wallet).position
+        after = self._exposure(order.wallet, order.pair, to_base) + more * to_base
+        if after <= limit:
+            return None
+        return f"the position could become {plain(_cents(after))}, at most {plain(_cents(limit))} are allowed"
+
+    def _exposure(self, wallet: str, pair: str, to_base: Decimal) -> Decimal:
+        """What the position is worth, and what open buys may still add to it, in base currency."""
+        return self.position_value(wallet, pair) + self.buying(wallet, pair) * to_base
 
     def _room(self, plan: Plan) -> tuple[Decimal, Decimal | None]:
         limits = self._limits_of(plan.wallet)
@@ -139,7 +155,7 @@ class Checks:
         price = plan.reference_price
         if not to_base or not price:
             return ZERO
-        room = limit - self.position_value(plan.wallet, plan.instrument.pair)
+        room = limit - self._exposure(plan.wallet, plan.instrument.pair, to_base)
         return max(ZERO, plan.instrument.quantity(plan.instrument.floor_lots(room / (price * to_base))))
 
 

@@ -30,15 +30,16 @@ class Guard(Actor):
         return {Faulted: self.on_fault, StoreStateChanged: self.on_store}
 
     def on_fault(self, message: Faulted) -> None:
-        self._limit("fault", TradingState.HALTED, f"a fault in {message.where}: {message.error}")
+        self.limit("fault", TradingState.HALTED, f"a fault in {message.where}: {message.error}")
 
     def on_store(self, message: StoreStateChanged) -> None:
         if message.up:
             self._lift("store")
         else:
-            self._limit("store", TradingState.REDUCING, f"the store is away: {message.reason}")
+            self.limit("store", TradingState.REDUCING, f"the store is away: {message.reason}")
 
-    def _limit(self, name: str, state: TradingState, why: str) -> None:
+    def limit(self, name: str, state: TradingState, why: str) -> None:
+        """Limit trading for a reason of this name, in place of an earlier one."""
         self._reasons[name] = (state, why)
         self._decide()
 
