@@ -50,7 +50,7 @@ READY_TIMEOUT_S = 30.0
 SHUTDOWN_TIMEOUT_S = 10.0
 CONNECTIONS_MAX = 10_000
 # What is kept makes no reference cycles, so the collector finds little; by default it would look every 700 objects.
-GC_THRESHOLDS = (20_000, 20, 50)
+GC_THRESHOLDS = (10_000, 10, 10)
 
 
 def serve(settings: Settings) -> int:

@@ -34,7 +34,7 @@ class History(Actor):
     """Looks every few seconds whether something must leave."""
 
     LOOK_NS = 2 * SECOND_NS
-    ROUND_MAX = 250  # orders that leave at a time, so that nothing else waits long; the next round follows at once
+    ROUND_MAX = 1_000  # orders that leave at a time, so that nothing else waits long; the next round follows at once
 
     def __init__(self, kernel: Kernel, orders: Orders, write: ArchiveWrite, limits: HistoryLimits) -> None:
         super().__init__(kernel)
