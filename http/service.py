@@ -165,7 +165,7 @@ class Service:
         ]
         for task in tasks:
             stack.callback(task.cancel)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self.loop.add_signal_handler(number, self.stopping.set)
         serving = self.loop.create_task(server.serve(sockets=[listener]))
         await self._until_ready()
