@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tbx.core.model.messages import VenueEnded, VenueFilled
+from tbx.core.model.messages import VenueAccepted, VenueEnded, VenueFilled
 from tbx.core.model.records import Order, State
 
 from .desk import Desk, refused
@@ -409,3 +409,77 @@ def test_whatever_people_and_markets_do_exits_cover_what_is_held_and_never_more(
             guarding = [o for o in exits if o.triggered_ns is not None or desk.node.triggers.armed(o.order_id)]
             covered = max((o.left_lots for o in guarding), default=0)
             assert covered * entry.lot > held - entry.lot, f"{held} held, {covered * entry.lot} covered"
+
+
+# --- an exit that is selling while its entry still fills
+
+
+def selling_while_the_entry_fills(tmp_path: Path) -> tuple[Desk, Order]:
+    """A stop of 1,000 on its way, and 500 more that the entry buys before its cancel arrives."""
+    desk = Desk(tmp_path, PAPER_LATENCY_MS="1000")
+    entry = desk.order(
+        "buy", "5000", type="limit", price="0.0245", stop_loss="0.0233", take_profit="0.027", wait_ms=3000
+    )
+    desk.hand.trade("xeggex", "RVN_USDT", "0.0245", "1000", buyer_is_maker=True)
+    desk.clock.settle()
+    desk.price("0.0232", "0.0260")
+    desk.hand.trade("xeggex", "RVN_USDT", "0.0245", "500", buyer_is_maker=True)
+    desk.clock.settle()
+    assert entry.filled_lots * entry.lot == 1500 == entry.protected
+    return desk, entry
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_comes_in_while_a_stop_sells_is_sold_too(tmp_path: Path, restart: bool) -> None:
+    desk, entry = selling_while_the_entry_fills(tmp_path)
+    if restart:
+        desk.restart()
+    for _ in range(20):
+        desk.price("0.0232", "0.0260")
+        desk.wait(1_000)
+    entry = desk.get(entry.order_id)
+    assert desk.get(entry.stop_loss_id).state is State.FILLED
+    assert desk.total("RVN") == 0 and entry.protected == 0 and not desk.node.orders.open
+    desk.check()
+
+
+def test_a_fill_after_the_exits_left_for_the_archive_gets_exits_again(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_ORDERS_KEPT="10")
+    entry, stop, _ = bracket(desk, "41000", type="limit", price="0.02451")
+    desk.order("sell", "40000")
+    assert stop.state is State.CANCELLED
+    for _ in range(12):
+        desk.order("buy", "500", exchange="binance")
+    desk.wait(6_000)
+    assert desk.archived, "others have left"
+    desk.book([("0.0244", "1")], [("0.02450", "40000")])
+    desk.wait()
+    assert entry.state is State.FILLED and desk.total("RVN") == 1000 == entry.protected
+    assert desk.get(entry.stop_loss_id).state is State.HELD
+    desk.check()
+
+
+def test_a_stop_takes_its_coins_back_from_a_triggered_sale_that_rests(desk: Desk) -> None:
+    _, stop, _ = bracket(desk)
+    desk.order("sell", "5000", type="stop_loss", stop_price="0.0240", price="0.0239")
+    desk.price("0.0238", "0.0245")
+    desk.wait()
+    desk.price("0.0232", "0.0233")
+    desk.wait(2_000)
+    assert stop.state is State.FILLED and desk.total("RVN") == 0
+    desk.check()
+
+
+def test_a_late_acceptance_of_an_attempt_that_is_over_changes_nothing(desk: Desk) -> None:
+    _, stop, _ = bracket(desk)
+    desk.book([], [("0.0240", "1")])
+    desk.book([("0.0232", "1")], [("0.0240", "1")])
+    desk.wait()
+    assert stop.waiting
+    desk.node.kernel.input(
+        VenueAccepted(venue="xeggex", client_id=stop.venue_client_id, venue_order_id="V", timestamp_ns=1)
+    )
+    desk.price("0.0231", "0.0232")
+    desk.wait(3_000)
+    assert stop.state is State.FILLED and desk.faults == []
+    desk.check()

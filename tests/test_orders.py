@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tbx.core.model.messages import Refusal, Submitted
@@ -418,3 +419,78 @@ def test_a_position_is_closed_by_one_order_at_a_time(desk: Desk) -> None:
     assert refused(desk.close(position.position_id, "600")) == "ORDER_IN_FLIGHT"
     desk.wait()
     assert desk.total("RVN") == 400
+
+
+def test_held_buys_keep_the_position_limit_when_they_are_triggered_and_when_they_are_amended(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_POSITION_SIZE="0.05")
+    stops = [desk.order("buy", "60000", type="stop_loss", stop_price="0.0250") for _ in range(3)]
+    assert refused(desk.amend(stops[0], quantity="200000")) == "RISK_POSITION_SIZE"
+    desk.price("0.0251", "0.0252", "2000000")
+    desk.wait()
+    assert [stop.state for stop in stops] == [State.FILLED, State.REJECTED, State.REJECTED]
+    assert {stop.code for stop in stops[1:]} == {"RISK_POSITION_SIZE"}
+    desk.check()
+
+
+def test_reports_of_an_amend_that_nobody_asked_for_change_nothing(desk: Desk) -> None:
+    from tbx.core.model.messages import VenueAmended
+
+    live = desk.order("buy", "1000", type="limit", price="0.024")
+    ended = desk.order("buy", "1000")
+    for order in (live, ended):
+        desk.node.kernel.input(
+            VenueAmended(
+                venue="xeggex", client_id=order.venue_client_id, qty_lots=100, price_ticks=None, timestamp_ns=1
+            )
+        )
+    desk.clock.settle()
+    assert live.qty_lots * live.lot == 1000 == ended.qty_lots * ended.lot
+    assert ("OddReport", "") in desk.events("health")
+    desk.check()
+
+
+def test_a_cancel_during_an_amend_gets_its_own_answer(tmp_path: Path) -> None:
+    from tbx.core.model.messages import AmendOrder, CancelOrder
+
+    desk = Desk(tmp_path, PAPER_LATENCY_MS="1000")
+    order = desk.order("buy", "1000", type="limit", price="0.024", wait_ms=3_000)
+    answers: dict[str, object] = {}
+
+    def amended(value: object) -> None:
+        answers["amend"] = value.state  # type: ignore[attr-defined]
+
+    def cancelled(value: object) -> None:
+        answers["cancel"] = value.state  # type: ignore[attr-defined]
+
+    desk.node.kernel.input(AmendOrder(order_id=order.order_id, quantity=Decimal(2000), reply=amended))
+    desk.node.kernel.input(CancelOrder(order_id=order.order_id, reply=cancelled))
+    desk.wait(4_000)
+    assert answers == {"amend": State.LIVE, "cancel": State.CANCELLED}
+    desk.check()
+
+
+def test_a_fill_of_an_order_that_left_long_ago_halts_trading_and_a_strangers_does_not(tmp_path: Path) -> None:
+    from tbx.core.model.messages import VenueFilled
+
+    desk = Desk(tmp_path, MAX_ORDERS_KEPT="10")
+    first = desk.order("buy", "500")
+    for _ in range(12):
+        desk.order("buy", "500")
+    desk.wait(6_000)
+    assert first.order_id not in desk.node.orders.orders
+    fill = VenueFilled(
+        venue="xeggex",
+        client_id="somebody-else",
+        venue_order_id="V",
+        trade_id="late",
+        price_ticks=1,
+        qty_lots=1,
+        fee=Decimal(0),
+        fee_currency="USDT",
+        maker=True,
+        timestamp_ns=1,
+    )
+    desk.node.kernel.input(fill)
+    assert desk.faults == []
+    desk.node.kernel.input(msgspec.structs.replace(fill, client_id=first.venue_client_id))
+    assert "ended long ago" in desk.faults[0]

@@ -118,6 +118,7 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     end_ns: int | None = None
     fill_ns: int | None = None  # of the last fill
     triggered_ns: int | None = None
+    attempt_until: int = 0  # filled lots at which all of the present attempt has traded
     waiting: bool = False  # between two attempts: nothing of it is at the venue or on the way there
     cancel_requested: str | None = None  # why, once a cancel was sent
     amend_requested: "Amend | None" = None

@@ -120,13 +120,9 @@ class Amending(Actor):
         wanted = msgspec.structs.replace(order)
         wanted.qty_lots = change.qty_lots
         wanted.price_ticks = change.price_ticks or order.price_ticks or stop or order.stop_ticks
-        need = reservation(wanted, self.engine.instruments[order.exchange, order.pair])
-        currency = order.quote if order.side == "buy" else order.base
-        there = self.ledger.available(order.wallet, currency)
-        if need <= there:
-            return None
-        detail = f"needs {plain(need)} {currency}, available are {plain(there)} {currency}"
-        return Refusal(code="INSUFFICIENT_BALANCE", detail=detail)
+        return self.manager.more_refusal(
+            order, reservation(wanted, self.engine.instruments[order.exchange, order.pair])
+        )
 
     def _amend_held(self, order: Order, request: AmendOrder, change: "_Change") -> None:
         if change.qty_lots is not None:
@@ -151,25 +147,15 @@ class Amending(Actor):
         wanted.price_ticks = change.price_ticks or order.price_ticks
         more = reservation(wanted, instrument) - order.reserved
         if more > 0:  # what it may cost more is set aside before the venue hears of it
-            refused = self._more_refusal(order, more)
+            refused = self.manager.more_refusal(order, more)
             if refused is not None:
                 request.reply(refused)
                 return
             self.manager.reserve(order, more)
         order.amend_requested = Amend(change.qty_lots, change.price_ticks)
-        self.manager.waiting.setdefault(order.order_id, []).append(request.reply)
+        self.manager.wait_for_venue(order, "amend", request.reply)
         self.orders.changed(order, "OrderAmendRequested", self.clock.now_ns())
         self.engine.amend(order)
-
-    def _more_refusal(self, order: Order, more: Decimal) -> Refusal | None:
-        """Why an order may not reserve more: the wallet does not hold it, or the position would be too large."""
-        currency = order.quote if order.side == "buy" else order.base
-        there = self.ledger.available(order.wallet, currency)
-        if more > there:
-            detail = f"needs {plain(more)} {currency} more, available are {plain(there)} {currency}"
-            return Refusal(code="INSUFFICIENT_BALANCE", detail=detail)
-        too_large = self.checks.growth_refusal(order, more) if order.side == "buy" else None
-        return Refusal(code="RISK_POSITION_SIZE", detail=too_large) if too_large is not None else None
 
 
 class _Change(msgspec.Struct, frozen=True):

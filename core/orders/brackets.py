@@ -113,6 +113,7 @@ class Brackets(Actor):
         for leg in exits:
             if selling:  # the one that sells takes what came in late in its next attempt; the other follows it
                 leg.qty_lots += more
+                self.orders.changed(leg, "OrderSized", self.clock.now_ns())
             elif lots > 0:
                 leg.qty_lots = lots
                 self.triggers.arm(leg)
@@ -126,13 +127,12 @@ class Brackets(Actor):
         now_ns = self.clock.now_ns()
         for name in ("stop_loss_id", "take_profit_id"):
             old = self.orders.get(getattr(entry, name) or "")
-            if old is None:
-                continue
-            leg = self.manager.again(old, lots, now_ns)
-            setattr(entry, name, leg.order_id)
-            self.orders.add(leg)
-            self.triggers.arm(leg)
-        self._protect(entry, lots)
+            if old is not None:
+                leg = self.manager.again(old, lots, now_ns)
+                setattr(entry, name, leg.order_id)
+                self.orders.add(leg)
+                self.triggers.arm(leg)
+        self._protect(entry, lots if self.exits_of(entry) else 0)
 
     # --- coins leave the wallet
 
@@ -221,7 +221,7 @@ class Brackets(Actor):
                 and other.pair == order.pair
                 and other.side == "sell"
                 and other.reserved
-                and other.triggered_ns is None
+                and (other.triggered_ns is None or other.price_ticks is not None)
                 and other.cancel_requested is None
             ):
                 self.manager.request_cancel(other, f"{order.order_id} needs its coins")

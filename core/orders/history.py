@@ -71,10 +71,10 @@ class History(Actor):
             return
         self._moving = True
         fills = [fill for order in leaving for fill in orders.fills_of(order.order_id)]
-        ids = [order.order_id for order in leaving]
+        written = {order.order_id: order.updated_ns for order in leaving}
 
         def done(error: StoreError | None) -> None:
-            self.kernel.run(self._moved, ids, error)
+            self.kernel.run(self._moved, written, error)
 
         self.write([_archived(order) for order in leaving], [_archived_fill(fill) for fill in fills], done)
 
@@ -95,16 +95,18 @@ class History(Actor):
         return leaving
 
     def _needed(self, order: Order) -> bool:
-        """Whether exits that are still open belong to this entry."""
+        """Whether it belongs to an entry or to exits that are still open."""
         open_orders = self.orders.open
-        return order.stop_loss_id in open_orders or order.take_profit_id in open_orders
+        return not open_orders.keys().isdisjoint((order.parent_id, order.stop_loss_id, order.take_profit_id))
 
-    def _moved(self, order_ids: list[str], error: StoreError | None) -> None:
+    def _moved(self, written: dict[str, int], error: StoreError | None) -> None:
         self._moving = False
         self.error = str(error) if error else None
         if error is None:
-            self.orders.forget(order_ids)
-            self.archived += len(order_ids)
+            orders = self.orders.orders
+            leaving = [i for i, at_ns in written.items() if orders[i].updated_ns == at_ns]  # not what changed since
+            self.orders.forget(leaving)
+            self.archived += len(leaving)
             self.trim()
         else:
             self._draining = False  # tried again at the next look

@@ -6,7 +6,7 @@ twice is one order; an intent is committed under a venue client id of its own be
 
 import heapq
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -39,6 +39,7 @@ KEPT_AGAIN = (
     *("exchange", "pair", "wallet", "side", "type", "role", "tick", "lot", "quote", "base", "parent_id"),
     *("signal_data", "signal_id", "stop_ticks", "trigger", "arrival_mid"),
 )
+Request = Literal["cancel", "amend"]
 DEADLINES_SPARE = 1_000  # deadlines of ended orders that are kept before they are swept out
 CANCEL_AGAIN_NS = 5 * SECOND_NS  # until a deadline whose cancel was refused is looked at again
 
@@ -87,7 +88,8 @@ class OrderManager(Actor):
         self.ledger = ledger
         self.triggers = triggers
         self.settings = settings
-        self.waiting: dict[str, list[Reply]] = {}  # answers that wait for the venue's word on a cancel or an amend
+        # Answers that wait for the venue's word on a cancel or an amend.
+        self.waiting: dict[str, list[tuple[Request, Reply]]] = {}
         self._deadlines: list[tuple[int, str]] = []
         engine.too_late = self.expire_late
         self._sweeper: Timer | None = None
@@ -281,6 +283,16 @@ class OrderManager(Actor):
             need = max(need, reservation(wanted, instrument))
         return need
 
+    def more_refusal(self, order: Order, more: Decimal) -> Refusal | None:
+        """Why an order may not reserve more: the wallet does not hold it, or the position would be too large."""
+        currency = order.quote if order.side == "buy" else order.base
+        there = self.ledger.available(order.wallet, currency)
+        if more > there:
+            detail = f"needs {plain(more)} {currency} more, available are {plain(there)} {currency}"
+            return Refusal(code="INSUFFICIENT_BALANCE", detail=detail)
+        too_large = self.checks.growth_refusal(order, more) if order.side == "buy" else None
+        return Refusal(code="RISK_POSITION_SIZE", detail=too_large) if too_large is not None else None
+
     def settle_amend(self, order: Order) -> None:
         """The amend is decided: set free what it does not need."""
         order.amend_requested = None
@@ -292,6 +304,7 @@ class OrderManager(Actor):
     def _stamp(self, order: Order) -> None:
         """Give the order's next attempt its venue client id; it is sent when that is committed."""
         order.attempt += 1
+        order.attempt_until = order.qty_lots
         order.venue_client_id = self.ids.venue_client_id(order.order_id, order.attempt)
         order.sent_ns = None
 
@@ -321,16 +334,10 @@ class OrderManager(Actor):
         if order.side == "buy" and order.price_ticks is None and order.guard_ticks is None:
             order.guard_ticks = self._guard_price(order)
         need = reservation(order, instrument) - order.reserved
-        currency = order.quote if order.side == "buy" else order.base
-        if need > self.ledger.available(order.wallet, currency):
-            there = plain(self.ledger.available(order.wallet, currency))
-            self.end(
-                order,
-                Step.REJECT,
-                f"needs {plain(need)} {currency}, available are {there}",
-                "INSUFFICIENT_BALANCE",
-                now_ns,
-            )
+        refused = self.more_refusal(order, need) if need > 0 else None
+        if refused is not None:
+            step = Step.REJECT if advance(order.state, Step.REJECT) is not None else Step.EXPIRE
+            self.end(order, step, refused.detail, refused.code, now_ns)
             return False
         state = advance(order.state, Step.SEND)
         assert state is not None, f"{order.order_id} cannot be sent from {order.state}"
@@ -374,10 +381,18 @@ class OrderManager(Actor):
         reason = "it waited too long to be sent, and the moment that it was meant for has passed"
         self.kernel.run(self.end, order, Step.EXPIRE, reason, "NOT_SENT", now_ns)
 
-    def answer_waiting(self, order: Order, value: object | None = None) -> None:
-        """Answer the cancels and amends that waited for the venue's word."""
-        for reply in self.waiting.pop(order.order_id, ()):
-            self.answer(reply, order if value is None else value)
+    def answer_waiting(self, order: Order, value: object | None = None, request: Request | None = None) -> None:
+        """Answer those that waited for the venue's word: on one kind of request, or all of them at the order's end."""
+        asked = self.waiting.pop(order.order_id, [])
+        rest = [entry for entry in asked if request is not None and entry[0] != request]
+        if rest:
+            self.waiting[order.order_id] = rest
+        for kind, reply in asked:
+            if request is None or kind == request:
+                self.answer(reply, order if value is None else value)
+
+    def wait_for_venue(self, order: Order, request: Request, reply: Reply) -> None:
+        self.waiting.setdefault(order.order_id, []).append((request, reply))
 
     # --- cancel
 
@@ -389,7 +404,7 @@ class OrderManager(Actor):
         if order.ended:
             request.reply(ended_order(order))
             return
-        self.waiting.setdefault(order.order_id, []).append(request.reply)
+        self.wait_for_venue(order, "cancel", request.reply)
         self.request_cancel(order, request.reason)
 
     def cancel_many(self, request: CancelOrders) -> None:
@@ -414,7 +429,7 @@ class OrderManager(Actor):
             if order.ended:  # cancelling its entry has ended this exit already
                 self.answer(one_done, order)
                 continue
-            self.waiting.setdefault(order.order_id, []).append(one_done)
+            self.wait_for_venue(order, "cancel", one_done)
             self.request_cancel(order, request.reason)
 
     def request_cancel(self, order: Order, reason: str) -> None:

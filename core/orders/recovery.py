@@ -13,6 +13,7 @@ from collections.abc import Callable
 from ..kernel.actor import Actor
 from ..kernel.clock import SECOND_NS, Timer
 from ..kernel.kernel import Kernel
+from ..model.messages import ExitUnsold
 from ..model.records import Order, State
 from .lifecycle import Step, advance
 from .manager import OrderManager
@@ -82,6 +83,9 @@ class Recovery(Actor):
         )
         if order.cancel_requested is not None:
             self.manager.end(order, Step.CANCEL, order.cancel_requested, "CANCELLED", now_ns)
+        elif order.triggered_ns is not None and order.price_ticks is None and order.side == "sell":
+            order.waiting = True
+            self.bus.publish(ExitUnsold(order))
         elif exit_or_rests:
             self.manager.send(order, now_ns)
         else:

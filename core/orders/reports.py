@@ -87,7 +87,7 @@ class Reports(Actor):
 
     def on_accepted(self, message: VenueAccepted) -> None:
         order = self._find(message.client_id, "an acceptance")
-        if order is None or order.venue_client_id != message.client_id:
+        if order is None or order.venue_client_id != message.client_id or order.waiting:
             return
         state = advance(order.state, Step.ACCEPT)
         if state is None:  # its fill or its end overtook this
@@ -110,15 +110,15 @@ class Reports(Actor):
         self._answered(order)
         now_ns = self.clock.now_ns()
         sent = order.state in (State.SENT, State.UNKNOWN)
+        if self._goes_on(order):
+            order.reason = f"attempt {order.attempt}: {message.code}: {message.reason}"
+            return
         if message.code in RETRYABLE and order.attempt < ATTEMPTS_MAX and sent and order.cancel_requested is None:
             self.engine.stats[order.exchange].failure()
             delay = RETRY_BASE_NS << (order.attempt - 1)
             order.reason, order.waiting = f"attempt {order.attempt}: {message.code}: {message.reason}", True
             self.orders.changed(order, "OrderRetried", now_ns)
             self.clock.call_in(int(delay * (1 + RETRY_JITTER * self.jitter())), self.kernel.run, self._resend, order)
-            return
-        if self._goes_on(order):
-            order.reason = f"attempt {order.attempt}: {message.code}: {message.reason}"
             return
         step = Step.REJECT if order.state is not State.PART else Step.EXPIRE
         self.manager.end(order, step, message.reason, message.code, now_ns)
@@ -130,8 +130,11 @@ class Reports(Actor):
     # --- fills
 
     def on_filled(self, message: VenueFilled) -> None:
-        order = self._find(message.client_id, f"a fill of {message.qty_lots} lots (trade {message.trade_id})")
-        if order is None or any(f.trade_id == message.trade_id for f in self.orders.fills_of(order.order_id)):
+        order = self.orders.of_venue_client_id(message.client_id)
+        if order is None:
+            self._stranger(message)
+            return
+        if any(f.trade_id == message.trade_id for f in self.orders.fills_of(order.order_id)):
             return
         self._answered(order)
         fill = Fill(
@@ -152,6 +155,14 @@ class Reports(Actor):
             timestamp_ns=message.timestamp_ns,
         )
         self._apply(order, fill, message.venue_order_id)
+
+    def _stranger(self, message: VenueFilled) -> None:
+        """A fill of an order that is not held here: somebody else's, or one of ours that has left for the archive."""
+        text = f"a fill of {message.qty_lots} lots (trade {message.trade_id}) for {message.client_id!r}"
+        if self.orders.ids.order_of(message.client_id) is None:
+            self._note(f"{text}, which is not an order of this node")
+        else:
+            self._impossible(f"{text}, which ended long ago: it is not accounted for")
 
     def _apply(self, order: Order, fill: Fill, venue_order_id: str) -> None:
         now_ns = self.clock.now_ns()
@@ -175,6 +186,14 @@ class Reports(Actor):
         self.orders.changed(order, "OrderFilled" if order.state is State.FILLED else "OrderPartiallyFilled", now_ns)
         if order.ended:
             self.manager.answer_waiting(order)
+        elif order.filled_lots >= order.attempt_until and not order.waiting:
+            self._attempt_traded(order, now_ns)
+
+    def _attempt_traded(self, order: Order, now_ns: int) -> None:
+        """All that was sent has traded, but the order grew meanwhile: nothing of the rest is at the venue."""
+        if not self._goes_on(order):
+            reason = order.cancel_requested or "what was sent has traded"
+            self.manager.end(order, Step.CANCEL, reason, "CANCELLED", now_ns)
 
     # --- ends
 
@@ -204,16 +223,20 @@ class Reports(Actor):
 
     def on_amended(self, message: VenueAmended) -> None:
         order = self._find(message.client_id, "an amendment")
-        if order is None or order.venue_client_id != message.client_id:
+        if order is None or order.ended or order.venue_client_id != message.client_id:
             return
-        order.qty_lots = message.qty_lots
+        asked = order.amend_requested
+        if asked is None or message.qty_lots != (asked.qty_lots or order.qty_lots):
+            self._note(f"an amendment of {order.order_id} to {message.qty_lots} lots, which nobody waits for")
+            return
+        order.qty_lots = order.attempt_until = message.qty_lots
         order.price_ticks = message.price_ticks if message.price_ticks is not None else order.price_ticks
         self.manager.settle_amend(order)
         if not order.ended and order.left_lots <= 0:  # cut to what had been filled meanwhile
             self.manager.end(order, Step.CANCEL, "amended to what was filled", "CANCELLED", self.clock.now_ns())
             return
         self.orders.changed(order, "OrderAmended", self.clock.now_ns())
-        self.manager.answer_waiting(order)
+        self.manager.answer_waiting(order, request="amend")
 
     def on_request_failed(self, message: VenueRequestFailed) -> None:
         order = self._find(message.client_id, f"a refused {message.request}")
@@ -223,9 +246,12 @@ class Reports(Actor):
             if order.state is State.SENT:  # it overtook the order; sent again when the order is accepted
                 return
             order.cancel_requested = None
+        elif order.amend_requested is None:
+            return
         else:
             self.manager.settle_amend(order)
         now_ns = self.clock.now_ns()
         self.orders.changed(order, f"Order{message.request.capitalize()}Refused", now_ns)
         detail = f"the venue refused to {message.request} {order.order_id}: {message.reason}"
-        self.manager.answer_waiting(order, Refusal(code=message.code, detail=detail, status=409, order=order))
+        refusal = Refusal(code=message.code, detail=detail, status=409, order=order)
+        self.manager.answer_waiting(order, refusal, message.request)
