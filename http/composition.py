@@ -30,7 +30,7 @@ from ..core.orders.history import ArchiveWrite, History, HistoryLimits
 from ..core.orders.manager import OrderManager, OrderSettings
 from ..core.orders.recovery import Recovery
 from ..core.orders.registry import Orders
-from ..core.orders.reports import Reports
+from ..core.orders.reports import ArchivedTrades, Reports
 from ..core.orders.triggers import Triggers
 from ..core.portfolio.ledger import Ledger, reservations
 from ..core.portfolio.manager import DayOpen, PortfolioManager
@@ -116,6 +116,7 @@ class Node:
         store: CommitStore,
         loaded: Loaded,
         archive_write: ArchiveWrite,
+        archived_trades: ArchivedTrades,
         *,
         epoch: int,
         on_fatal: Callable[[StoreError], None] | None = None,
@@ -137,7 +138,7 @@ class Node:
         self.history = History(self.kernel, self.orders, archive_write, history)
         self.paper_venues = self._paper_venues(epoch)
         rng = random.Random(f"{settings.market_seed}:{epoch}")
-        self.reports = Reports(self.kernel, self.manager, rng.random)
+        self.reports = Reports(self.kernel, self.manager, rng.random, archived_trades)
         self.recovery = Recovery(self.kernel, self.manager, self._ask)
         self.source = market_source(clock, self.market) if market_source is not None else self._source(clock)
         for exchange in self.paper_venues:

@@ -75,6 +75,7 @@ class Service:
         self.stopping = asyncio.Event()
         self.exit_code = 0
         self.folder_lost = False
+        self.readers: set[asyncio.Task[None]] = set()  # of the archive, on their way
         self.archive_thread = ThreadPoolExecutor(1, "archive")
 
     # --- the whole
@@ -139,6 +140,7 @@ class Service:
             self.store,
             await self.store.load(),
             self._archive_write,
+            self._archived_trades,
             epoch=self.epoch,
             on_fatal=self._fatal,
             on_fault=self._fault,
@@ -299,6 +301,16 @@ class Service:
             self.loop.call_soon_threadsafe(done, error)
 
         self.archive_thread.submit(write)
+
+    def _archived_trades(self, order_id: str, found: Callable[[frozenset[str]], None]) -> None:
+        """Read the venue's trade ids of an archived order; call back on the loop."""
+
+        async def read() -> None:
+            order = await self.archived.order(order_id)
+            found(frozenset(fill.trade_id for fill in order[1]) if order is not None else frozenset())
+
+        self.readers.add(task := self.loop.create_task(read()))
+        task.add_done_callback(self.readers.discard)
 
     def _folder_lost(self) -> None:
         """Redis writes into files that nobody will find again: take no more orders and say so."""

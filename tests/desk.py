@@ -12,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tbx.core.kernel.clock import MS_NS, Clock, ManualClock
 from tbx.core.market.data import MarketData
 from tbx.core.model.errors import StoreError
@@ -24,7 +26,7 @@ from tbx.core.model.messages import (
     SubmitOrder,
     Submitted,
 )
-from tbx.core.model.records import Order
+from tbx.core.model.records import Fill, Order
 from tbx.core.settings import load_settings
 from tbx.core.state.memory import MemoryStore
 from tbx.core.state.store import Loaded
@@ -90,6 +92,7 @@ class Desk:
             self.store.writer(epoch),
             loaded_from(self.store),
             self._archive,
+            self._archived_trades,
             epoch=epoch,
             on_fatal=self.fatal.append,
             on_fault=lambda fault, error: self.faults.append(f"{fault.where}: {fault.error}"),
@@ -105,6 +108,11 @@ class Desk:
     def _archive(self, orders: Any, trades: Any, done: Callable[[StoreError | None], None]) -> None:
         self.archived.append((list(orders), list(trades)))
         self.clock.call_soon(done, None)
+
+    def _archived_trades(self, order_id: str, found: Callable[[frozenset[str]], None]) -> None:
+        fills = [msgspec.json.decode(t.json, type=Fill) for _, trades in self.archived for t in trades]
+        known = {fill.trade_id for fill in fills if fill.order_id == order_id}
+        self.clock.call_soon(found, frozenset(known))
 
     def restart(self) -> None:
         """The process dies now, with whatever it had not committed; the next one begins."""

@@ -113,7 +113,8 @@ async def a_service(
     memory = MemoryStore(commits)
     memory.acquire()
     loaded = EMPTY if store is None else await store.load()
-    node = Node(settings, clock, store or memory, loaded, lambda orders, fills, done: done(None), epoch=1)
+    no_archive = (lambda _, __, done: done(None), lambda _, found: found(frozenset()))
+    node = Node(settings, clock, store or memory, loaded, *no_archive, epoch=1)
     log = Lines()
     journal = store or MemoryJournal(memory)
 

@@ -284,3 +284,13 @@ def test_a_commit_that_takes_long_never_makes_two_orders_of_one(desk: Desk, kind
     assert filled == desk.total("RVN") == (1000 if kind in ("limit", "IOC") else 0)
     assert order.protected == (filled if kind == "bracket" else 0)
     desk.check()
+
+
+def test_an_amend_that_comes_while_the_venue_is_asked_about_the_past_is_carried_out(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, PAPER_LATENCY_MS="1000")
+    order = desk.order("buy", "1000", type="limit", price="0.024", wait_ms=3_000)
+    desk.restart()
+    order = desk.get(order.order_id)
+    answer = desk.amend(order, wait_ms=4_000, quantity="2000")
+    assert answer is order and order.qty_lots * order.lot == 2000
+    desk.check()

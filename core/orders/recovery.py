@@ -14,7 +14,7 @@ from ..kernel.actor import Actor
 from ..kernel.clock import SECOND_NS, Timer
 from ..kernel.kernel import Kernel
 from ..model.messages import ExitUnsold
-from ..model.records import Order, State
+from ..model.records import Amend, Order, State
 from .lifecycle import Step, advance
 from .manager import OrderManager
 
@@ -35,12 +35,15 @@ class Recovery(Actor):
         self.ask = ask
         self.unsettled: set[str] = set()
         self._asking: set[str] = set()  # one question at a time for each order
+        self._lost_amends: dict[str, Amend] = {}  # on their way when the process before this one ended
         self._timer: Timer | None = None
 
     def start(self) -> None:
         for order in list(self.orders.open.values()):
             if order.state is not State.HELD and not order.waiting:
                 self.unsettled.add(order.order_id)
+                if order.amend_requested is not None:
+                    self._lost_amends[order.order_id] = order.amend_requested
                 self._ask(order)
         self._timer = self.clock.call_in(self.AGAIN_NS, self.kernel.run, self._look)
 
@@ -73,7 +76,8 @@ class Recovery(Actor):
             self._lose(order, "its outcome is not known: the venue could not be asked", now_ns)
             return
         self.unsettled.discard(order.order_id)
-        if taken and order.amend_requested is not None:
+        lost = self._lost_amends.pop(order.order_id, None)
+        if taken and lost is not None and order.amend_requested is lost:  # else the venue's repeat has settled it
             self.manager.settle_amend(order)
             self.orders.changed(order, "OrderAmendRefused", now_ns)
         if taken or order.ended or order.waiting or order.state is State.LIVE:

@@ -37,6 +37,10 @@ RETRY_BASE_NS = 1 * SECOND_NS
 RETRY_JITTER = 0.5  # up to this share is added
 
 
+# Finds the venue's trade ids of an order in the archive, away from the event loop, and calls back on it.
+ArchivedTrades = Callable[[str, Callable[[frozenset[str]], None]], None]
+
+
 class OddReport(msgspec.Struct, frozen=True):
     """A venue said something that fits no order here."""
 
@@ -46,8 +50,11 @@ class OddReport(msgspec.Struct, frozen=True):
 class Reports(Actor):
     """Moves orders as their venues report. `jitter()` gives 0..1 and is seeded."""
 
-    def __init__(self, kernel: Kernel, manager: OrderManager, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, kernel: Kernel, manager: OrderManager, jitter: Callable[[], float], archived: ArchivedTrades
+    ) -> None:
         super().__init__(kernel)
+        self.archived = archived
         self.manager = manager
         self.orders = manager.orders
         self.engine = manager.engine
@@ -159,10 +166,16 @@ class Reports(Actor):
     def _stranger(self, message: VenueFilled) -> None:
         """A fill of an order that is not held here: somebody else's, or one of ours that has left for the archive."""
         text = f"a fill of {message.qty_lots} lots (trade {message.trade_id}) for {message.client_id!r}"
-        if self.orders.ids.order_of(message.client_id) is None:
+        order_id = self.orders.ids.order_of(message.client_id)
+        if order_id is None:
             self._note(f"{text}, which is not an order of this node")
-        else:
-            self._impossible(f"{text}, which ended long ago: it is not accounted for")
+            return
+
+        def found(trade_ids: frozenset[str]) -> None:
+            if message.trade_id not in trade_ids:  # else it is told once more, which changes nothing
+                self.kernel.run(self._impossible, f"{text}, which ended long ago: it is not accounted for")
+
+        self.archived(order_id, found)
 
     def _apply(self, order: Order, fill: Fill, venue_order_id: str) -> None:
         now_ns = self.clock.now_ns()
