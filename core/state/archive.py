@@ -17,6 +17,7 @@ from ..model.errors import SettingsError, StoreCorrupt, StoreError, StoreUnavail
 
 SCHEMA = 1
 PAGE_MAX = 500  # rows of one answer; a larger limit is a fault of the caller
+ROWS_A_STATEMENT = 250
 VARIABLES_MAX = 500  # placeholders of one statement
 BUSY_TIMEOUT_S = 5.0  # for somebody who reads the file with sqlite3
 
@@ -118,8 +119,8 @@ class Archive:
         Raises StoreUnavailable (disk full, locked) and then none of them was kept.
         """
         with self._explained(), self._transaction():
-            self._insert("orders", 8, map(msgspec.structs.astuple, orders))
-            self._insert("trades", 7, map(msgspec.structs.astuple, trades))
+            self._insert("orders", [msgspec.structs.astuple(order) for order in orders])
+            self._insert("trades", [msgspec.structs.astuple(trade) for trade in trades])
 
     def order(self, order_id: str) -> bytes | None:
         """The JSON of an order."""
@@ -164,8 +165,18 @@ class Archive:
 
     # Inside.
 
-    def _insert(self, kind: Kind, columns: int, rows: Iterable[tuple[Any, ...]]) -> None:
-        self._database.executemany(f"INSERT OR REPLACE INTO {kind} VALUES ({','.join('?' * columns)})", rows)
+    def _insert(self, kind: Kind, rows: list[tuple[Any, ...]]) -> None:
+        """Many rows a statement: with `executemany` this thread would wait for the interpreter, which the event loop
+        holds for milliseconds when it is busy, once for each row instead of once for each statement."""
+        if not rows:
+            return
+        columns = len(rows[0])
+        step = min(ROWS_A_STATEMENT, self._database.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // columns)
+        row = f"({','.join('?' * columns)})"
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            values = [value for one in some for value in one]
+            self._database.execute(f"INSERT OR REPLACE INTO {kind} VALUES {','.join([row] * len(some))}", values)
 
     def _one(self, query: str, value: str) -> bytes | None:
         with self._explained():
