@@ -10,7 +10,8 @@ beside it and this file are the ones it was compiled from.
 
 Kernels run without numba's reference counting (`_nrt=False`): they only read and write arrays handed in, never
 allocate, slice or return one. Counting references costs an atomic operation per array and call, five times the work of
-parsing a number.
+parsing a number. They keep the interpreter's lock: they last microseconds, and giving it up for so long would hand it to
+whichever thread waits (the archive's), for longer than the kernel runs.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ _warm_ups: dict[str, Callable[[], None]] = {}
 
 
 def compiled(function: F) -> F:
-    """`numba.njit` with a disk cache and without the GIL; the plain function stays reachable as `.py_func`."""
+    """`numba.njit` with a disk cache; the plain function stays reachable as `.py_func`."""
     try:
-        kernel = _njit(cache=True, nogil=True, _nrt=False)(function)
+        kernel = _njit(cache=True, _nrt=False)(function)
     except RuntimeError:
         # Neither the source's folder nor the user's cache folder can be written: numba refuses to cache at all.
-        return _njit(nogil=True, _nrt=False)(function)  # type: ignore[no-any-return]
+        return _njit(_nrt=False)(function)  # type: ignore[no-any-return]
     if hasattr(kernel, "py_func"):  # with NUMBA_DISABLE_JIT it is the plain function
         kernel._cache._cache_file._source_stamp = _source_stamp(Path(inspect.getfile(function)))
     return kernel  # type: ignore[no-any-return]
@@ -46,7 +47,7 @@ def compiled(function: F) -> F:
 
 def inlined(function: F) -> F:
     """A small helper that only kernels call: its machine code is always part of theirs."""
-    return _njit(nogil=True, forceinline=True, _nrt=False)(function)  # type: ignore[no-any-return]
+    return _njit(forceinline=True, _nrt=False)(function)  # type: ignore[no-any-return]
 
 
 def _source_stamp(source: Path) -> str:
