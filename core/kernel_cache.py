@@ -10,8 +10,8 @@ beside it and this file are the ones it was compiled from.
 
 Kernels run without numba's reference counting (`_nrt=False`): they only read and write arrays handed in, never
 allocate, slice or return one. Counting references costs an atomic operation per array and call, five times the work of
-parsing a number. They keep the interpreter's lock: they last microseconds, and giving it up for so long would hand it to
-whichever thread waits (the archive's), for longer than the kernel runs.
+parsing a number. They keep the interpreter's lock: they last microseconds, and giving it up for that would hand it to a
+thread that waits (the archive's), for longer than the kernel runs.
 """
 
 from __future__ import annotations
