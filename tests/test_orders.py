@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tbx.core.model.messages import Refusal, Submitted
-from tbx.core.model.records import State
+from tbx.core.model.messages import Refusal, Submitted, VenueRejected
+from tbx.core.model.records import Order, State
 
 from .desk import Desk, refused
 
@@ -338,21 +338,19 @@ def test_a_fill_while_an_amend_is_on_its_way_leaves_its_funds_reserved(desk: Des
     desk.check()
 
 
-def test_a_cancel_while_a_retry_waits_ends_the_order_and_nothing_is_sent(desk: Desk) -> None:
-    from tbx.core.model.messages import VenueRejected
-
-    order = desk.submit("buy", "1000", type="limit", price="0.024").order
-    desk.node.paper_venues["xeggex"].stop()
+def lose(desk: Desk, order: Order, code: str) -> None:
+    """The order never reaches its venue, which proves that with this code."""
+    venue = desk.node.paper_venues["xeggex"]
+    venue.stop()
     desk.node.kernel.input(
-        VenueRejected(
-            venue="xeggex",
-            client_id=order.venue_client_id,
-            code="NETWORK_ERROR",
-            reason="line down",
-            timestamp_ns=desk.clock.now_ns(),
-        )
+        VenueRejected(venue="xeggex", client_id=order.venue_client_id, code=code, reason="not taken", timestamp_ns=1)
     )
-    desk.node.paper_venues["xeggex"].start()
+    venue.start()
+
+
+def test_a_cancel_while_a_retry_waits_ends_the_order_and_nothing_is_sent(desk: Desk) -> None:
+    order = desk.submit("buy", "1000", type="limit", price="0.024").order
+    lose(desk, order, "NETWORK_ERROR")
     assert desk.cancel(order, wait_ms=0) is order and order.state is State.CANCELLED
     desk.wait(5_000)
     assert order.attempt == 1 and desk.total("RVN") == 0 and desk.locked("USDT") == 0
@@ -360,20 +358,8 @@ def test_a_cancel_while_a_retry_waits_ends_the_order_and_nothing_is_sent(desk: D
 
 
 def test_an_order_that_the_venue_proved_not_to_have_taken_is_tried_again(desk: Desk) -> None:
-    from tbx.core.model.messages import VenueRejected
-
     order = desk.submit("buy", "1000", type="limit", price="0.024").order
-    desk.node.paper_venues["xeggex"].stop()
-    desk.node.kernel.input(
-        VenueRejected(
-            venue="xeggex",
-            client_id=order.venue_client_id,
-            code="TIMEOUT",
-            reason="proven not taken",
-            timestamp_ns=desk.clock.now_ns(),
-        )
-    )
-    desk.node.paper_venues["xeggex"].start()
+    lose(desk, order, "TIMEOUT")
     desk.wait(3_000)
     assert order.state is State.LIVE and order.attempt == 2
     desk.check()

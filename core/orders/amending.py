@@ -16,7 +16,7 @@ from ..model.exact import plain
 from ..model.instruments import Instrument, OffGrid
 from ..model.messages import AmendOrder, Refusal
 from ..model.records import Amend, Order, State
-from .manager import OrderManager, ended_order, reservation, unknown_order
+from .manager import OrderManager, reservation
 from .triggers import reached, trigger_price
 
 
@@ -36,12 +36,9 @@ class Amending(Actor):
         return {AmendOrder: self.amend}
 
     def amend(self, request: AmendOrder) -> None:
-        order = self.orders.get(request.order_id)
-        if order is None:
-            request.reply(unknown_order(request.order_id))
-            return
-        if order.ended:
-            request.reply(ended_order(order))
+        order = self.manager.open_order(request.order_id)
+        if isinstance(order, Refusal):
+            request.reply(order)
             return
         change = self._amendment(order, request)
         if isinstance(change, Refusal):

@@ -397,15 +397,22 @@ class OrderManager(Actor):
     # --- cancel
 
     def cancel(self, request: CancelOrder) -> None:
-        order = self.orders.get(request.order_id)
-        if order is None:
-            request.reply(unknown_order(request.order_id))
-            return
-        if order.ended:
-            request.reply(ended_order(order))
+        order = self.open_order(request.order_id)
+        if isinstance(order, Refusal):
+            request.reply(order)
             return
         self.wait_for_venue(order, "cancel", request.reply)
         self.request_cancel(order, request.reason)
+
+    def open_order(self, order_id: str) -> Order | Refusal:
+        """The order that a request is about; a refusal where there is none, or it has ended."""
+        order = self.orders.get(order_id)
+        if order is None:
+            return Refusal(code="ORDER_NOT_FOUND", detail=f"there is no order {order_id}", status=404)
+        if order.ended:
+            detail = f"{order.order_id} has ended: {order.state.value.lower()}"
+            return Refusal(code="ORDER_ENDED", detail=detail, status=409, order=order)
+        return order
 
     def cancel_many(self, request: CancelOrders) -> None:
         chosen = [
@@ -480,12 +487,3 @@ class OrderManager(Actor):
         for entry in again:
             heapq.heappush(deadlines, entry)
         self._sweeper = self.clock.call_in(self.SWEEP_NS, self.kernel.run, self._sweep)
-
-
-def unknown_order(order_id: str) -> Refusal:
-    return Refusal(code="ORDER_NOT_FOUND", detail=f"there is no order {order_id}", status=404)
-
-
-def ended_order(order: Order) -> Refusal:
-    detail = f"{order.order_id} has ended: {order.state.value.lower()}"
-    return Refusal(code="ORDER_ENDED", detail=detail, status=409, order=order)
