@@ -5,6 +5,7 @@ the store goes away while it waits. What an outcome says is committed.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +21,9 @@ FAULT_WAIT_S = 2.0
 READ_WAIT_S = 2.0
 # Requests that may wait for the end of an order at one time (Prefer: wait); more are answered at once.
 WAITING_MAX = 1_000
+
+WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
+WAIT_MAX_S = 30
 
 LOST = "the request was taken, but Redis did not confirm it; ask by clientOrderId before a repeat"
 
@@ -96,6 +100,19 @@ class Commands:
             self._forget(order.order_id, future)
         await self.committed()
         return True
+
+    async def wait_as_preferred(self, prefer: bytes, order: Order) -> list[tuple[bytes, bytes]]:
+        """Prefer: wait=N, at most WAIT_MAX_S: wait for the order's end; returns headers of the answer.
+
+        What cannot be read is not a preference.
+        """
+        found = WAIT.search(prefer)
+        if found is None:
+            return []
+        seconds = min(int(found[1]), WAIT_MAX_S)
+        if not await self.end_of(order, seconds):
+            return []
+        return [(b"preference-applied", b"wait=%d" % seconds)]
 
     def let_go(self) -> None:
         """The service stops: answer now who waits for the end of an order, or for a store that is away."""

@@ -4,7 +4,6 @@ Always true here: an order is answered after its commit; the same request twice 
 one order; what is listed is committed.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +46,6 @@ from .schema import (
 from .wire import Answer, Call, read_body
 
 BATCH_MAX = 50
-WAIT_MAX_S = 30
 # How long a cancel or an amend is held for the venue's word; then the answer is 202.
 VENUE_WAIT_S = 10.0
 LIMIT_DEFAULT, LIMIT_MAX = 50, 500
@@ -67,7 +65,6 @@ STATES_OF: dict[str, tuple[State, ...]] = {
     "active": ACTIVE_STATES,
     "ended": ENDED_STATES,
 }
-WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
 
 
 class Pagination(msgspec.Struct, frozen=True, rename="camel"):
@@ -164,7 +161,7 @@ class OrderEndpoints:
             raise
         extra = [(b"location", b"/api/orders/" + placed.view.order_id.encode())]
         if b"prefer" in headers:
-            extra += await self._wait(headers[b"prefer"], placed.submitted.order)
+            extra += await self.commands.wait_as_preferred(headers[b"prefer"], placed.submitted.order)
             placed = _placed(placed.submitted)
         return Answer(encode_document(placed.view), 200 if placed.submitted.repeated else 201, extra)
 
@@ -175,16 +172,6 @@ class OrderEndpoints:
         request = self.rules.submit_order(doc, _nobody, now_ms, key)
         assert request.client_order_id is not None
         return await archived_repeat(self.api, request.client_order_id, request.fingerprint)
-
-    async def _wait(self, prefer: bytes, order: Order) -> list[tuple[bytes, bytes]]:
-        """Prefer: wait=N, at most WAIT_MAX_S; what cannot be read is not a preference."""
-        found = WAIT.search(prefer)
-        if found is None:
-            return []
-        seconds = min(int(found[1]), WAIT_MAX_S)
-        if not await self.commands.end_of(order, seconds):
-            return []
-        return [(b"preference-applied", b"wait=%d" % seconds)]
 
     async def batch(self, call: Call, receive: Receive) -> Answer:
         """POST /api/orders/batch: {"orders": [...]}, each taken or refused by itself."""
@@ -285,7 +272,9 @@ class OrderEndpoints:
         order = await self.commands.carry_out(build, VENUE_WAIT_S)
         status = 200 if order is not None else 202
         order = order if order is not None else self.api.queries.source.orders[order_id]
-        extra = await self._wait(call.headers[b"prefer"], order) if b"prefer" in call.headers else []
+        extra = (
+            await self.commands.wait_as_preferred(call.headers[b"prefer"], order) if b"prefer" in call.headers else []
+        )
         body = encode_document(order_detail(order, self.api.queries.source.fills_of(order_id)))
         return Answer(body, status, extra)
 

@@ -1,5 +1,6 @@
 """Portfolio, positions and the consolidated book over HTTP."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -139,7 +140,10 @@ class PortfolioEndpoints:
                 position_id=position_id, reply=reply, quantity=quantity, client_order_id=key, fingerprint=mark
             )
         )
-        return _placed(submitted)
+        extra: list[tuple[bytes, bytes]] = []
+        if b"prefer" in call.headers:
+            extra = await self.commands.wait_as_preferred(call.headers[b"prefer"], submitted.order)
+        return _placed(submitted, extra)
 
     async def book(self, call: Call, _: Receive) -> Answer:
         """GET /api/book/{pair}"""
@@ -157,7 +161,7 @@ class PortfolioEndpoints:
         return Answer(encode_document(consolidated_book(self.api, pair, depth, exchange)))
 
 
-def _placed(submitted: Submitted) -> Answer:
+def _placed(submitted: Submitted, extra: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
     location = b"/api/orders/" + submitted.order.order_id.encode()
     status = 200 if submitted.repeated else 201
-    return Answer(encode_document(order_placed(submitted)), status, [(b"location", location)])
+    return Answer(encode_document(order_placed(submitted)), status, [(b"location", location), *extra])

@@ -180,8 +180,8 @@ def test_a_position_is_closed_by_its_id(service: ServiceProcess) -> None:
     service.order_when(placed["orderId"], "filled")
     positions = service.http.get("/api/positions").json()["positions"]
     doge = next(p for p in positions if p["pair"] == "DOGE_USDT")
-    closing = service.http.post(f"/api/positions/{doge['id']}/close").json()
-    service.order_when(closing["orderId"], "filled")
+    closing = service.http.post(f"/api/positions/{doge['id']}/close", headers={"Prefer": "wait=10"})
+    assert closing.json()["status"] == "filled" and closing.headers["preference-applied"] == "wait=10"
     positions = service.http.get("/api/positions").json()["positions"]
     assert all(p["pair"] != "DOGE_USDT" for p in positions)
 
