@@ -294,3 +294,19 @@ def test_an_amend_that_comes_while_the_venue_is_asked_about_the_past_is_carried_
     answer = desk.amend(order, wait_ms=4_000, quantity="2000")
     assert answer is order and order.qty_lots * order.lot == 2000
     desk.check()
+
+
+def test_with_durability_behind_orders_leave_before_their_commit_and_everything_else_is_the_same(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path, DURABILITY="behind")
+    entry = desk.order("buy", "5000", stop_loss="0.0233", take_profit="0.027")
+    desk.order("buy", "1000", type="limit", price="0.024")
+    before = image(desk)
+    desk.restart()
+    assert image(desk) == before
+    desk.price("0.0232", "0.0233")
+    desk.wait(2_000)
+    assert desk.get(entry.stop_loss_id).state is State.FILLED
+    assert desk.get(entry.take_profit_id).state is State.CANCELLED
+    desk.check()
