@@ -14,11 +14,11 @@ import pytest
 
 from tbx.core.kernel.clock import ManualClock
 from tbx.core.kernel.kernel import Kernel
+from tbx.core.kernel.outbox import encode_document
 from tbx.core.model.ids import Ids
 from tbx.core.model.instruments import Instrument
 from tbx.core.model.messages import BookUpdated, OrderFilled
 from tbx.core.model.records import Fill, Order
-from tbx.core.model.views import encode_view
 from tbx.core.portfolio.manager import PortfolioManager
 from tbx.core.portfolio.pnl import Columns
 from tbx.core.state.memory import MemoryStore
@@ -172,7 +172,7 @@ def test_get_portfolio_of_1000_positions(benchmark: pytest.FixtureRequest, moved
     desk = Desk(1000)
 
     def answer() -> bytes:
-        return encode_view(desk.manager.view(True, desk.clock.now_ns()))
+        return encode_document(desk.manager.view(True, desk.clock.now_ns()))
 
     setup = desk.move_all if moved == "all_moved" else desk.forget
     benchmark.pedantic(answer, setup=setup, rounds=100, warmup_rounds=3)
@@ -181,4 +181,4 @@ def test_get_portfolio_of_1000_positions(benchmark: pytest.FixtureRequest, moved
 
 def test_get_portfolio_of_1000_positions_floor(benchmark: pytest.FixtureRequest) -> None:
     desk = Desk(1000)
-    benchmark(encode_view, desk.manager.view(True, desk.clock.now_ns()))
+    benchmark(encode_document, desk.manager.view(True, desk.clock.now_ns()))

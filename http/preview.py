@@ -26,12 +26,9 @@ class Previewer:
         plan = self.engine.plan(request, self.clock.now_ns())
         if isinstance(plan, Refusal):
             return plan
-        risk, code = self.checks.run(request, plan, need_of(request, plan))
-        detail = None
-        if code is not None:
-            failed = next(check for check in risk.checks if not check.passed)
-            detail = failed.detail or f"{failed.name}: {failed.actual} is over {failed.limit}"
-        elif plan.unfillable is not None:
+        risk, code = self.checks.run(request, plan, plan.need(request.side))
+        detail = risk.refusal if code is not None else None
+        if code is None and plan.unfillable is not None:
             code, detail = "FOK_UNFILLABLE", plan.unfillable
         return self._document(request, plan, risk, code, detail)
 
@@ -57,18 +54,6 @@ class Previewer:
             ),
             warnings=plan.warnings,
         )
-
-
-def need_of(request: SubmitOrder, plan: Plan) -> Decimal:
-    """What the order would reserve: quote and its fee for a buy at its limit or guard price, base for a sell."""
-    instrument = plan.instrument
-    if request.side == "sell":
-        return instrument.quantity(plan.qty_lots)
-    ticks = plan.price_ticks if plan.price_ticks is not None else plan.guard_ticks
-    if ticks is None:
-        return (plan.estimated_cost or ZERO) + (plan.estimated_fees or ZERO)
-    cost = instrument.amount(ticks * plan.qty_lots)
-    return cost + cost * instrument.taker_fee if instrument.fee_in == "quote" else cost
 
 
 def expected_fill(plan: Plan) -> ExpectedFill | None:

@@ -25,6 +25,7 @@ from tbx.core.model.messages import (
     Refusal,
     SubmitOrder,
     Submitted,
+    VenueFilled,
 )
 from tbx.core.model.records import Fill, Order
 from tbx.core.settings import load_settings
@@ -182,6 +183,22 @@ class Desk:
     def amend(self, order: Order, wait_ms: int = 50, **change: str) -> Any:
         numbers = {name: Decimal(value) for name, value in change.items()}
         return self._ask(lambda reply: AmendOrder(order_id=order.order_id, reply=reply, **numbers), wait_ms)
+
+    def fill(self, order: Order, trade_id: str, quantity: str, **other: Any) -> VenueFilled:
+        """What a venue would say of a fill of the order, at its limit price and without a fee."""
+        fields: dict[str, Any] = {
+            "venue": order.exchange,
+            "client_id": order.venue_client_id,
+            "venue_order_id": "V",
+            "trade_id": trade_id,
+            "price_ticks": order.price_ticks or 1,
+            "qty_lots": int(Decimal(quantity) / order.lot),
+            "fee": Decimal(0),
+            "fee_currency": order.quote,
+            "maker": True,
+            "timestamp_ns": self.clock.now_ns(),
+        }
+        return VenueFilled(**fields | other)
 
     def close(self, position_id: str, quantity: str | None = None) -> Any:
         amount = None if quantity is None else Decimal(quantity)

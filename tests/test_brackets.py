@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tbx.core.model.messages import VenueAccepted, VenueEnded, VenueFilled
+from tbx.core.model.messages import VenueAccepted, VenueEnded
 from tbx.core.model.records import Order, State
 
 from .desk import Desk, refused
@@ -297,26 +297,11 @@ def test_a_reached_exit_takes_back_what_is_still_open_of_its_entry(desk: Desk) -
     desk.check()
 
 
-def fill_of(entry: Order, trade_id: str, quantity: int) -> VenueFilled:
-    return VenueFilled(
-        venue="xeggex",
-        client_id=entry.venue_client_id,
-        venue_order_id="V",
-        trade_id=trade_id,
-        price_ticks=entry.price_ticks or 1,
-        qty_lots=int(quantity / entry.lot),
-        fee=Decimal(0),
-        fee_currency="USDT",
-        maker=True,
-        timestamp_ns=entry.created_ns,
-    )
-
-
 def test_a_fill_that_overtook_the_cancel_of_its_entry_gets_exits(desk: Desk) -> None:
     entry, stop, _ = bracket(desk, type="limit", price="0.0240")
     desk.cancel(entry)
     assert stop.state is State.CANCELLED
-    desk.node.kernel.input(fill_of(entry, "late", 700))
+    desk.node.kernel.input(desk.fill(entry, "late", "700"))
     desk.clock.settle()
     again = desk.get(entry.stop_loss_id)
     assert again is not stop and again.state is State.HELD and again.qty_lots * again.lot == 700 == entry.protected

@@ -321,15 +321,12 @@ def test_open_buys_count_for_the_position_limit(tmp_path: Path) -> None:
 
 
 def test_a_fill_while_an_amend_is_on_its_way_leaves_its_funds_reserved(desk: Desk) -> None:
-    from tbx.core.model.messages import AmendOrder, VenueAmended, VenueFilled
+    from tbx.core.model.messages import AmendOrder, VenueAmended
 
     order = desk.order("buy", "1000", type="limit", price="0.024")
     desk.node.kernel.input(AmendOrder(order_id=order.order_id, quantity=Decimal(900_000), reply=lambda _: None))
-    lots = int(100 / order.lot)
     base = {"venue": "xeggex", "client_id": order.venue_client_id, "timestamp_ns": desk.clock.now_ns()}
-    price = order.price_ticks or 0
-    more = {"venue_order_id": "V", "fee": Decimal(0), "fee_currency": "USDT", "maker": True}
-    desk.node.kernel.input(VenueFilled(trade_id="t1", price_ticks=price, qty_lots=lots, **base, **more))
+    desk.node.kernel.input(desk.fill(order, "t1", "100"))
     assert refused(desk.submit("buy", "800000", type="limit", price="0.024")) == "INSUFFICIENT_BALANCE"
     whole = int(900_000 / order.lot)
     desk.node.kernel.input(VenueAmended(qty_lots=whole, price_ticks=None, **base))
@@ -366,23 +363,8 @@ def test_an_order_that_the_venue_proved_not_to_have_taken_is_tried_again(desk: D
 
 
 def test_a_fill_beyond_the_quantity_is_accounted_for_and_halts_trading(desk: Desk) -> None:
-    from tbx.core.model.messages import VenueFilled
-
     order = desk.order("buy", "1000")
-    desk.node.kernel.input(
-        VenueFilled(
-            venue="xeggex",
-            client_id=order.venue_client_id,
-            venue_order_id="V",
-            trade_id="twice",
-            price_ticks=1,
-            qty_lots=1,
-            fee=Decimal(0),
-            fee_currency="USDT",
-            maker=True,
-            timestamp_ns=desk.clock.now_ns(),
-        )
-    )
+    desk.node.kernel.input(desk.fill(order, "twice", str(order.lot)))
     desk.clock.settle()
     assert desk.total("RVN") == 1000 + order.lot
     assert desk.faults and refused(desk.submit("buy", "1000")) == "TRADING_LIMITED"
@@ -456,8 +438,6 @@ def test_a_cancel_during_an_amend_gets_its_own_answer(tmp_path: Path) -> None:
 
 
 def test_a_fill_of_an_order_that_left_long_ago_halts_trading_and_a_strangers_does_not(tmp_path: Path) -> None:
-    from tbx.core.model.messages import VenueFilled
-
     desk = Desk(tmp_path, MAX_ORDERS_KEPT="10")
     first = desk.order("buy", "500")
     (known,) = desk.node.orders.fills_of(first.order_id)
@@ -465,18 +445,7 @@ def test_a_fill_of_an_order_that_left_long_ago_halts_trading_and_a_strangers_doe
         desk.order("buy", "500")
     desk.wait(6_000)
     assert first.order_id not in desk.node.orders.orders
-    fill = VenueFilled(
-        venue="xeggex",
-        client_id="somebody-else",
-        venue_order_id="V",
-        trade_id="late",
-        price_ticks=1,
-        qty_lots=1,
-        fee=Decimal(0),
-        fee_currency="USDT",
-        maker=True,
-        timestamp_ns=1,
-    )
+    fill = desk.fill(first, "late", str(first.lot), client_id="somebody-else")
     desk.node.kernel.input(fill)
     again = msgspec.structs.replace(fill, client_id=first.venue_client_id, trade_id=known.trade_id)
     desk.node.kernel.input(again)

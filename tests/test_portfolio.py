@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from tbx.core.kernel.clock import SECOND_NS
+from tbx.core.kernel.outbox import encode_document
 from tbx.core.model.records import Balance, EquitySample, Position
-from tbx.core.model.views import encode_view
 from tbx.core.portfolio.manager import DayOpen, PortfolioManager
 from tbx.core.portfolio.performance import DAY_NS
 from tbx.core.portfolio.rates import Rates
@@ -202,7 +202,7 @@ def test_a_lesser_path_serves_until_the_better_one_has_a_price():
 def test_what_cannot_be_priced_is_listed_and_counts_nothing():
     desk = funded()
     desk.manager.deposit("paper.xeggex", "DOGE", D(7))
-    summary = json.loads(encode_view(desk.view()))["summary"]
+    summary = json.loads(encode_document(desk.view()))["summary"]
     assert summary["unpriced"] == [{"currency": "DOGE", "amount": 7, "exchange": "xeggex"}]
     assert summary["totalValue"] == 100_000
 
@@ -252,7 +252,7 @@ def test_an_unpriced_position_counts_its_cost_for_risk_and_shows_null():
     desk.fill("buy", "150", "10")
     assert desk.manager.position_value("paper.xeggex", "XMR_USDT") == 1500
     assert desk.manager.position_value("paper.xeggex", "XMR_BTC") == 0
-    shown = json.loads(encode_view(desk.view()))["positions"][0]
+    shown = json.loads(encode_document(desk.view()))["positions"][0]
     assert (shown["currentPrice"], shown["marketValue"], shown["unrealizedPnLPercent"]) == (None, None, None)
     assert not desk.manager.complete(True)
     desk.price("xeggex", "XMR_USDT", "160")
@@ -267,7 +267,7 @@ def test_the_view_has_the_shape_and_the_rounding_of_the_manual():
     desk.price("xeggex", "XMR_USDT", "162.3")
     desk.ledger.reserve("paper.xeggex", "USDT", D(500))
     desk.clock.advance(SECOND_NS)
-    view = json.loads(encode_view(desk.view()), parse_float=D)
+    view = json.loads(encode_document(desk.view()), parse_float=D)
     assert list(view) == ["timestamp", "summary", "positions", "balances", "performance"]
     assert list(view["positions"][0].items()) == [
         ("id", "POS_001"),

@@ -18,7 +18,7 @@ from ..model.exact import ONE, ZERO, plain
 from ..model.ids import wallet_of
 from ..model.instruments import Instrument, OffGrid
 from ..model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue, Refusal, SubmitOrder
-from ..model.records import Order
+from ..model.records import Order, Side
 from ..orders.triggers import reached, trigger_price
 from .routing import VenueScore, VenueStats, score
 
@@ -65,6 +65,18 @@ class Plan(msgspec.Struct, kw_only=True):
     unfillable: str | None = None  # why a fill-or-kill order is not even sent
     warnings: tuple[str, ...] = ()
     scores: tuple[VenueScore, ...] = ()
+
+    def need(self, side: Side) -> Decimal:
+        """What the order would reserve: quote and its fee for a buy at its limit or guard price, base for a sell.
+
+        Of a held one without a price, what it would cost at its stop; it reserves when it is sent.
+        """
+        if side == "sell":
+            return self.instrument.quantity(self.qty_lots)
+        ticks = self.price_ticks if self.price_ticks is not None else self.guard_ticks
+        if ticks is None:
+            return (self.estimated_cost or ZERO) + (self.estimated_fees or ZERO)
+        return self.instrument.with_fee(self.instrument.amount(ticks * self.qty_lots))
 
     @property
     def reference_price(self) -> Decimal | None:

@@ -65,6 +65,10 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
         """An amount of quote currency from a sum of ticks x lots."""
         return ticks_x_lots * self.tick * self.lot
 
+    def with_fee(self, cost: Decimal) -> Decimal:
+        """What a buy of this cost takes of the quote currency at most."""
+        return cost + cost * self.taker_fee if self.fee_in == "quote" else cost
+
     def fee_currency(self, side: str) -> str:
         return self.base if self.fee_in == "received" and side == "buy" else self.quote
 

@@ -52,6 +52,10 @@ class Check(msgspec.Struct, frozen=True, rename="camel", gc=False):
     actual: Decimal | None = None
     detail: str | None = None  # in words, always where it did not pass
 
+    @property
+    def explanation(self) -> str:
+        return self.detail or f"{self.name}: {self.actual} is over {self.limit}"
+
 
 class RiskValidation(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
     """The manual's `riskValidation`, with every check that was made."""
@@ -62,6 +66,11 @@ class RiskValidation(msgspec.Struct, frozen=True, rename="camel", omit_defaults=
     recommended_size: Decimal
     max_risk: Decimal  # in quote: the whole cost, which is what a gap through every stop would lose
     checks: tuple[Check, ...] = ()
+
+    @property
+    def refusal(self) -> str:
+        """Why the first check that did not pass refuses; only of a report that did not pass."""
+        return next(check for check in self.checks if not check.passed).explanation
 
 
 class SignalData(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -146,6 +155,11 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def market_exit(self) -> bool:
+        """A reached sale at the market: it goes on until it is sold or taken back."""
+        return self.triggered_ns is not None and self.price_ticks is None and self.side == "sell"
 
     @property
     def average_price(self) -> Decimal | None:

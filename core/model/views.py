@@ -5,7 +5,6 @@ trailing zeros; an encoder with `decimal_format="number"` prints them as JSON nu
 figure of a position is in its quote currency, every figure of the summary in the base currency.
 """
 
-from collections.abc import Callable
 from decimal import Decimal
 
 import msgspec
@@ -137,6 +136,3 @@ class PortfolioView(msgspec.Struct, frozen=True, rename="camel"):
     positions: list[PositionView]
     balances: list[BalanceView]
     performance: PerformanceView
-
-
-encode_view: Callable[[object], bytes] = msgspec.json.Encoder(decimal_format="number").encode

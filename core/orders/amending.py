@@ -16,7 +16,7 @@ from ..model.exact import plain
 from ..model.instruments import Instrument, OffGrid
 from ..model.messages import AmendOrder, Refusal
 from ..model.records import Amend, Order, State
-from .manager import OrderManager, reservation
+from .manager import OrderManager, amended, reservation
 from .triggers import reached, trigger_price
 
 
@@ -28,9 +28,7 @@ class Amending(Actor):
         self.manager = manager
         self.orders = manager.orders
         self.engine = manager.engine
-        self.ledger = manager.ledger
         self.triggers = manager.triggers
-        self.checks = manager.checks
 
     def handles(self) -> dict[type, Handler]:
         return {AmendOrder: self.amend}
@@ -114,9 +112,8 @@ class Amending(Actor):
                 return Refusal(code="STOP_WOULD_TRIGGER", detail=detail, errors=(error,))
         if change.qty_lots is None:
             return None
-        wanted = msgspec.structs.replace(order)
-        wanted.qty_lots = change.qty_lots
-        wanted.price_ticks = change.price_ticks or order.price_ticks or stop or order.stop_ticks
+        wanted = amended(order, Amend(change.qty_lots, change.price_ticks))
+        wanted.price_ticks = wanted.price_ticks or stop or order.stop_ticks
         return self.manager.more_refusal(
             order, reservation(wanted, self.engine.instruments[order.exchange, order.pair])
         )
@@ -139,17 +136,15 @@ class Amending(Actor):
             request.reply(Refusal(code="ORDER_IN_FLIGHT", detail=detail, status=409, retry_after_s=1))
             return
         instrument = self.engine.instruments[order.exchange, order.pair]
-        wanted = msgspec.structs.replace(order)
-        wanted.qty_lots = change.qty_lots or order.qty_lots
-        wanted.price_ticks = change.price_ticks or order.price_ticks
-        more = reservation(wanted, instrument) - order.reserved
+        amend = Amend(change.qty_lots, change.price_ticks)
+        more = reservation(amended(order, amend), instrument) - order.reserved
         if more > 0:  # what it may cost more is set aside before the venue hears of it
             refused = self.manager.more_refusal(order, more)
             if refused is not None:
                 request.reply(refused)
                 return
             self.manager.reserve(order, more)
-        order.amend_requested = Amend(change.qty_lots, change.price_ticks)
+        order.amend_requested = amend
         self.manager.wait_for_venue(order, "amend", request.reply)
         self.orders.changed(order, "OrderAmendRequested", self.clock.now_ns())
         self.engine.amend(order)

@@ -108,17 +108,21 @@ class Brackets(Actor):
         if not exits:
             self._renew(entry, min(more, self._in_wallet(entry)))
             return
-        selling = any(o.state is not State.HELD or o.waiting for o in exits)
-        lots = min(int(entry.protected / entry.lot) + more, self._in_wallet(entry)) if not selling else 0
-        for leg in exits:
-            if selling:  # the one that sells takes what came in late in its next attempt; the other follows it
+        now_ns = self.clock.now_ns()
+        lots = int(entry.protected / entry.lot) + more
+        if any(leg.state is not State.HELD or leg.waiting for leg in exits):
+            for leg in exits:  # the one that sells takes what came in late in its next attempt; the other follows it
                 leg.qty_lots += more
-                self.orders.changed(leg, "OrderSized", self.clock.now_ns())
-            elif lots > 0:
+                self.orders.changed(leg, "OrderSized", now_ns)
+            self._protect(entry, lots)
+            return
+        lots = min(lots, self._in_wallet(entry))
+        if lots > 0:
+            for leg in exits:
                 leg.qty_lots = lots
                 self.triggers.arm(leg)
-                self.orders.changed(leg, "OrderSized", self.clock.now_ns())
-        self._protect(entry, lots if not selling else int(entry.protected / entry.lot) + more)
+                self.orders.changed(leg, "OrderSized", now_ns)
+        self._protect(entry, lots)
 
     def _renew(self, entry: Order, lots: int) -> None:
         """The exits had ended before this fill came: new ones in their place."""
@@ -221,7 +225,7 @@ class Brackets(Actor):
                 and other.pair == order.pair
                 and other.side == "sell"
                 and other.reserved
-                and (other.triggered_ns is None or other.price_ticks is not None)
+                and not other.market_exit
                 and other.cancel_requested is None
             ):
                 self.manager.request_cancel(other, f"{order.order_id} needs its coins")

@@ -27,7 +27,7 @@ from ..model.messages import (
     SubmitOrder,
     Submitted,
 )
-from ..model.records import Order, State, TimeInForce
+from ..model.records import Amend, Order, State, TimeInForce
 from ..portfolio.ledger import Ledger
 from ..risk.checks import Checks
 from .lifecycle import Step, advance
@@ -60,8 +60,15 @@ def reservation(order: Order, instrument: Instrument) -> Decimal:
         return left * order.lot
     price = order.price_ticks if order.price_ticks is not None else order.guard_ticks
     assert price is not None, "a buy is reserved at its limit or guard price"
-    cost = price * left * order.tick * order.lot
-    return cost + cost * instrument.taker_fee if instrument.fee_in == "quote" else cost
+    return instrument.with_fee(price * left * order.tick * order.lot)
+
+
+def amended(order: Order, amend: Amend) -> Order:
+    """A copy of the order as it would be."""
+    copy = msgspec.structs.replace(order)
+    copy.qty_lots = amend.qty_lots or order.qty_lots
+    copy.price_ticks = amend.price_ticks or order.price_ticks
+    return copy
 
 
 class OrderManager(Actor):
@@ -132,7 +139,7 @@ class OrderManager(Actor):
             request.reply(plan)
             return
         order = self._order_of(request, plan, now_ns)
-        need = self._need(order, plan)
+        need = plan.need(order.side)
         order.risk, refused = self.checks.run(request, plan, need)
         if refused is not None:
             self._reject(order, refused, request.reply)
@@ -198,17 +205,9 @@ class OrderManager(Actor):
             arrival_mid=plan.arrival_mid,
         )
 
-    def _need(self, order: Order, plan: Plan) -> Decimal:
-        """What the order will reserve; of a held one, what it would at its stop price (it reserves when it is sent)."""
-        if order.side == "buy" and order.price_ticks is None and order.guard_ticks is None:
-            return (plan.estimated_cost or ZERO) + (plan.estimated_fees or ZERO)
-        return reservation(order, plan.instrument)
-
     def _reject(self, order: Order, code: str, reply: Reply) -> None:
         assert order.risk is not None
-        failed = next(check for check in order.risk.checks if not check.passed)
-        order.state, order.code = State.REJECTED, code
-        order.reason = failed.detail or f"{failed.name}: {failed.actual} is over {failed.limit}"
+        order.state, order.code, order.reason = State.REJECTED, code, order.risk.refusal
         self.orders.add(order)
         self.answer(reply, Refusal(code=code, detail=order.reason, order=order))
 
@@ -275,12 +274,8 @@ class OrderManager(Actor):
         """What the rest of an order needs, and of one whose amend is not answered the larger of both."""
         instrument = self.engine.instruments[order.exchange, order.pair]
         need = reservation(order, instrument)
-        amend = order.amend_requested
-        if amend is not None:
-            wanted = msgspec.structs.replace(order)
-            wanted.qty_lots = amend.qty_lots or order.qty_lots
-            wanted.price_ticks = amend.price_ticks or order.price_ticks
-            need = max(need, reservation(wanted, instrument))
+        if order.amend_requested is not None:
+            need = max(need, reservation(amended(order, order.amend_requested), instrument))
         return need
 
     def more_refusal(self, order: Order, more: Decimal) -> Refusal | None:
@@ -336,8 +331,7 @@ class OrderManager(Actor):
         need = reservation(order, instrument) - order.reserved
         refused = self.more_refusal(order, need) if need > 0 else None
         if refused is not None:
-            step = Step.REJECT if advance(order.state, Step.REJECT) is not None else Step.EXPIRE
-            self.end(order, step, refused.detail, refused.code, now_ns)
+            self.refuse(order, refused.detail, refused.code, now_ns)
             return False
         state = advance(order.state, Step.SEND)
         assert state is not None, f"{order.order_id} cannot be sent from {order.state}"
@@ -370,6 +364,10 @@ class OrderManager(Actor):
         self._free(order)
         self.orders.changed(order, EVENT_OF_STATE[state], now_ns)
         self.answer_waiting(order)
+
+    def refuse(self, order: Order, reason: str, code: str, now_ns: int) -> None:
+        """End an order whose attempt was refused: REJECTED, or EXPIRED where part of it has traded."""
+        self.end(order, Step.EXPIRE if order.state is State.PART else Step.REJECT, reason, code, now_ns)
 
     def _free(self, order: Order) -> None:
         if order.reserved:

@@ -87,7 +87,7 @@ class Recovery(Actor):
         )
         if order.cancel_requested is not None:
             self.manager.end(order, Step.CANCEL, order.cancel_requested, "CANCELLED", now_ns)
-        elif order.triggered_ns is not None and order.price_ticks is None and order.side == "sell":
+        elif order.market_exit:
             order.waiting = True
             self.bus.publish(ExitUnsold(order))
         elif exit_or_rests:

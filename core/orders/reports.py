@@ -127,8 +127,7 @@ class Reports(Actor):
             self.orders.changed(order, "OrderRetried", now_ns)
             self.clock.call_in(int(delay * (1 + RETRY_JITTER * self.jitter())), self.kernel.run, self._resend, order)
             return
-        step = Step.REJECT if order.state is not State.PART else Step.EXPIRE
-        self.manager.end(order, step, message.reason, message.code, now_ns)
+        self.manager.refuse(order, message.reason, message.code, now_ns)
 
     def _resend(self, order: Order) -> None:
         if order.state in (State.SENT, State.UNKNOWN) and order.waiting:
@@ -224,9 +223,8 @@ class Reports(Actor):
         self.manager.end(order, step, reason, code, self.clock.now_ns())
 
     def _goes_on(self, order: Order) -> bool:
-        """Whether this is a triggered exit at the market, which ends only when it is sold or taken back."""
-        market_exit = order.triggered_ns is not None and order.price_ticks is None and order.side == "sell"
-        if not market_exit or order.ended or order.cancel_requested is not None:
+        """Whether this is a reached sale at the market, which ends only when it is sold or taken back."""
+        if not order.market_exit or order.ended or order.cancel_requested is not None:
             return False
         order.waiting = True
         self.bus.publish(ExitUnsold(order))
