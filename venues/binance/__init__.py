@@ -1,0 +1,1 @@
+"""Binance spot: its protocol as pure functions of bytes and structs, and the clients that speak it."""

@@ -1,0 +1,489 @@
+"""Reports and replies about orders, translated into the messages of the core. Pure.
+
+Always true here: prices are whole ticks and quantities whole lots of the instrument, exactly, or it is Nonsense; a
+message is about the id that the order was sent with, also where the exchange speaks of its cancel; the messages of one
+order come as accepted, fills, end. Everything may be told more than once, by a reply and by a report: the core takes a
+trade id once.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Final
+
+from ...core.kernel.clock import MS_NS
+from ...core.model.errors import Nonsense
+from ...core.model.exact import ZERO
+from ...core.model.instruments import Instrument, OffGrid
+from ...core.model.messages import (
+    BalanceMoved,
+    BalancesReported,
+    ForeignFilled,
+    VenueAccepted,
+    VenueAmended,
+    VenueEnded,
+    VenueFilled,
+    VenueRejected,
+)
+from .codec import AccountPosition, BalanceUpdate, ExecutionReport, one_line
+from .codec_replies import (
+    Account,
+    AccountTrade,
+    Amended,
+    CancelledList,
+    CancelledOrder,
+    KnownOrder,
+    PlacedList,
+    PlacedOrder,
+)
+from .errors import REJECT_REASONS, VENUE_REFUSED
+
+VenueMessage = VenueAccepted | VenueRejected | VenueFilled | VenueEnded | VenueAmended | ForeignFilled
+
+# An executionReport's `eR` and an order's `expiryReason` -> words for people.
+EXPIRY_REASONS: Final = {
+    "REJECTED": "the exchange refused it after it was taken",
+    "EXCHANGE_CANCELED": "the exchange took it back",
+    "OCO_TRIGGER": "the other order of its list traded or was triggered",
+    "OTO_PHASE_ONE_EXPIRED": "the order that it waited for ended without being filled",
+    "UNFILLED_IOC_QUANTITY_EXPIRED": "no liquidity left at its price, and it does not rest",
+    "UNFILLED_FOK_ORDER_EXPIRED": "it could not be filled whole at once",
+    "INSUFFICIENT_LIQUIDITY": "no liquidity left in the book",
+    "EXECUTION_RULE_PRICE_RANGE_EXCEEDED": "the next price is outside the range that the exchange lets trade",
+}
+SELF_TRADE: Final = "self-trade prevention: it met another order of the same account or group"
+CANCELLED: Final = "cancelled"
+NO_ALIASES: Final[Mapping[str, str]] = {}
+
+_DECIMAL = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
+STEPS_MAX: Final = 2**62 - 1  # ticks or lots: what the kernels and the store can hold
+TIME_MS_MAX: Final = 9 * 10**12  # the year 2255, which 63 bits hold in nanoseconds; microseconds by mistake are beyond
+
+
+# --- reports -------------------------------------------------------------------------------------------------------
+
+
+def translate(
+    report: ExecutionReport,
+    instrument: Instrument,
+    venue: str,
+    ours: Callable[[str], bool],
+    aliases: Mapping[str, str] = NO_ALIASES,
+) -> list[VenueMessage]:
+    """The messages of one executionReport, in order. Raises Nonsense.
+
+    `ours` tells the client ids of this node; of other orders only fills are told, as ForeignFilled. `aliases` maps
+    client ids that somebody else's amendment gave to an order of ours (`renamed`) to the id that it was sent with.
+    """
+    kind = report.kind
+    _about(report.symbol, instrument)
+    client_id = order_id_of(report, aliases)
+    if not ours(client_id):
+        return [_foreign(report, instrument, venue)] if kind == "TRADE" else []
+    timestamp_ns = _ns(report.time_ms)
+    if kind == "TRADE":
+        return _traded(report, instrument, venue, client_id, timestamp_ns)
+    if kind == "NEW":
+        return [_accepted(venue, client_id, report.order_id, timestamp_ns)]
+    if kind == "CANCELED":
+        filled = _whole_lots(instrument, "the executed quantity", report.filled)
+        return [_ended(venue, client_id, "cancelled", CANCELLED, timestamp_ns, filled)]
+    if kind == "REPLACED":
+        return [_amended(instrument, venue, client_id, report.quantity, report.price, timestamp_ns)]
+    if kind == "REJECTED":
+        code, reason = reject_words(report.reject_reason)
+        return [VenueRejected(venue=venue, client_id=client_id, code=code, reason=reason, timestamp_ns=timestamp_ns)]
+    if kind == "EXPIRED":
+        reason = SELF_TRADE if report.status == "EXPIRED_IN_MATCH" else expiry_words(report.expiry_reason, report.tif)
+        filled = _whole_lots(instrument, "the executed quantity", report.filled)
+        return [_ended(venue, client_id, "expired", reason, timestamp_ns, filled)]
+    # TRADE_PREVENTION takes quantity from the order; what is left of it stays as it is.
+    if report.status == "EXPIRED_IN_MATCH":
+        filled = _whole_lots(instrument, "the executed quantity", report.filled)
+        return [_ended(venue, client_id, "expired", SELF_TRADE, timestamp_ns, filled)]
+    return []
+
+
+def order_id_of(report: ExecutionReport, aliases: Mapping[str, str] = NO_ALIASES) -> str:
+    """The client id that the order of a report was sent with."""
+    client_id = report.client_id
+    if report.original_client_id and report.kind in ("CANCELED", "REPLACED"):
+        client_id = report.original_client_id
+    return aliases.get(client_id, client_id)
+
+
+def renamed(report: ExecutionReport, aliases: Mapping[str, str] = NO_ALIASES) -> tuple[str, str] | None:
+    """(new id, id that it was sent with) where an amendment gave the order another client id."""
+    if report.kind != "REPLACED" or report.original_client_id in ("", report.client_id):
+        return None
+    return report.client_id, order_id_of(report, aliases)
+
+
+def _traded(
+    report: ExecutionReport, instrument: Instrument, venue: str, client_id: str, timestamp_ns: int
+) -> list[VenueMessage]:
+    fee, fee_currency = _fee(report.fee, report.fee_currency, instrument)
+    messages: list[VenueMessage] = [
+        VenueFilled(
+            venue=venue,
+            client_id=client_id,
+            venue_order_id=str(report.order_id),
+            trade_id=_trade_id(report.trade_id, report.allocation_id),
+            price_ticks=ticks(instrument, "the price of a trade", report.last_price),
+            qty_lots=lots(instrument, "the quantity of a trade", report.last_quantity),
+            fee=fee,
+            fee_currency=fee_currency,
+            maker=report.maker,
+            timestamp_ns=timestamp_ns,
+        )
+    ]
+    if (
+        report.status == "FILLED"
+        and report.filled != report.quantity  # the usual case, and the text tells it
+        and exact("filled", report.filled) < exact("quantity", report.quantity)
+    ):
+        # Filled but for what self-trade prevention took (DECREMENT): nothing more will come.
+        filled = _whole_lots(instrument, "the executed quantity", report.filled)
+        messages.append(_ended(venue, client_id, "expired", SELF_TRADE, timestamp_ns, filled))
+    return messages
+
+
+def _foreign(report: ExecutionReport, instrument: Instrument, venue: str) -> ForeignFilled:
+    fee, fee_currency = _fee(report.fee, report.fee_currency, instrument)
+    return ForeignFilled(
+        venue=venue,
+        pair=instrument.pair,
+        client_id=report.client_id,
+        trade_id=_trade_id(report.trade_id, report.allocation_id),
+        side="buy" if report.side == "BUY" else "sell",
+        price_ticks=ticks(instrument, "the price of a trade", report.last_price),
+        qty_lots=lots(instrument, "the quantity of a trade", report.last_quantity),
+        fee=fee,
+        fee_currency=fee_currency,
+        timestamp_ns=_ns(report.time_ms),
+    )
+
+
+def _fee(fee: str, currency: str | None, instrument: Instrument) -> tuple[Decimal, str]:
+    """A fee and its currency; no fee has none."""
+    amount = exact("a fee", fee)
+    if currency:
+        return amount, currency
+    if amount:
+        raise Nonsense(f"a fee of {fee} in no currency")
+    return ZERO, instrument.quote
+
+
+def _trade_id(trade_id: int, allocation_id: int | None) -> str:
+    if trade_id >= 0:
+        return str(trade_id)
+    if allocation_id is not None and allocation_id >= 0:  # SOR: a fill that is no trade of the symbol
+        return f"A{allocation_id}"
+    raise Nonsense(f"a trade with the id {trade_id}")
+
+
+def balance_moved(event: BalanceUpdate, venue: str) -> BalanceMoved:
+    """Money came or went without a trade."""
+    return BalanceMoved(
+        venue=venue,
+        currency=event.asset,
+        change=exact("the change of a balance", event.change),
+        reason="a deposit, a withdrawal or a transfer at Binance",
+        timestamp_ns=_ns(event.time_ms),
+    )
+
+
+def position(event: AccountPosition) -> dict[str, tuple[Decimal, Decimal]]:
+    """Currency -> (free, locked) of what an event may have changed."""
+    return {b.asset: _held(b.asset, b.free, b.locked) for b in event.balances}
+
+
+# --- replies -------------------------------------------------------------------------------------------------------
+
+
+def placed(order: PlacedOrder, instrument: Instrument, venue: str) -> list[VenueMessage]:
+    """The messages of the reply to order.place, or of one leg of an order list. Raises Nonsense."""
+    _about(order.symbol, instrument)
+    client_id, timestamp_ns = order.client_order_id, _ns(order.transact_time)
+    if order.status == "REJECTED":
+        reason = "Binance rejected it"
+        return [
+            VenueRejected(
+                venue=venue, client_id=client_id, code=VENUE_REFUSED, reason=reason, timestamp_ns=timestamp_ns
+            )
+        ]
+    messages: list[VenueMessage] = [_accepted(venue, client_id, order.order_id, timestamp_ns)]
+    if order.status is None:
+        return messages
+    filled = 0
+    for fill in order.fills or ():
+        qty_lots = lots(instrument, "the quantity of a fill", fill.qty)
+        filled += qty_lots
+        fee, fee_currency = _fee(fill.commission, fill.commission_asset, instrument)
+        messages.append(
+            VenueFilled(
+                venue=venue,
+                client_id=client_id,
+                venue_order_id=str(order.order_id),
+                trade_id=_trade_id(fill.trade_id, fill.alloc_id),
+                price_ticks=ticks(instrument, "the price of a fill", fill.price),
+                qty_lots=qty_lots,
+                fee=fee,
+                fee_currency=fee_currency,
+                maker=False,  # what trades on arrival takes
+                timestamp_ns=timestamp_ns,
+            )
+        )
+    _require_sum(filled, order.executed_qty, instrument, order.order_id)
+    return messages + _end(
+        order.status,
+        filled,
+        order.orig_qty,
+        order.expiry_reason,
+        order.time_in_force,
+        instrument,
+        venue,
+        client_id,
+        timestamp_ns,
+    )
+
+
+def placed_list(answer: PlacedList, instrument: Instrument, venue: str) -> list[VenueMessage]:
+    """The messages of all legs of an order list, in the order of the reply."""
+    return [message for order in answer.order_reports for message in placed(order, instrument, venue)]
+
+
+def cancelled(answer: CancelledOrder | CancelledList, instrument: Instrument, venue: str) -> list[VenueMessage]:
+    """The end of the order, or of each order of the list that it was part of. Fills may still come as reports."""
+    messages: list[VenueMessage] = []
+    for order, client_id in cancelled_orders(answer):
+        _about(order.symbol, instrument)
+        if order.status not in ("CANCELED", "EXPIRED", "EXPIRED_IN_MATCH"):
+            raise Nonsense(f"the order {order.order_id} is {order.status} after it was cancelled")
+        filled = _whole_lots(instrument, "the executed quantity", order.executed_qty)
+        messages.append(_ended(venue, client_id, "cancelled", CANCELLED, _ns(order.transact_time), filled))
+    return messages
+
+
+def cancelled_orders(answer: CancelledOrder | CancelledList) -> list[tuple[CancelledOrder, str]]:
+    """Each order that ended with the client id that it was sent with. Raises Nonsense where that is not told."""
+    orders: tuple[CancelledOrder, ...]
+    if isinstance(answer, CancelledOrder):
+        orders, listed = (answer,), {}
+    else:
+        orders, listed = answer.order_reports, {order.order_id: order.client_order_id for order in answer.orders}
+    named = [(order, order.orig_client_order_id or listed.get(order.order_id, "")) for order in orders]
+    for order, client_id in named:
+        if not client_id:
+            raise Nonsense(f"the order {order.order_id} was cancelled, and its client id is not told")
+    return named
+
+
+def amended(answer: Amended, instrument: Instrument, venue: str) -> list[VenueMessage]:
+    """The order with its new quantity."""
+    order = answer.amended_order
+    _about(order.symbol, instrument)
+    timestamp_ns = _ns(answer.transact_time)
+    return [_amended(instrument, venue, order.orig_client_order_id, order.qty, order.price, timestamp_ns)]
+
+
+def known(
+    order: KnownOrder, trades: Sequence[AccountTrade], instrument: Instrument, venue: str, client_id: str
+) -> list[VenueMessage]:
+    """All that the exchange knows of an order that it was asked about: accepted, what it is now, fills, end.
+
+    `client_id` is what it was asked by. `trades` are all of the order; while the exchange still shows fewer than it
+    has executed that is Nonsense, and it has to be asked again. Raises Nonsense.
+    """
+    _about(order.symbol, instrument)
+    created_ns, updated_ns = _ns(order.time), _ns(order.update_time)
+    if order.status == "REJECTED":
+        reason = "Binance rejected it"
+        return [
+            VenueRejected(venue=venue, client_id=client_id, code=VENUE_REFUSED, reason=reason, timestamp_ns=updated_ns)
+        ]
+    messages: list[VenueMessage] = [
+        _accepted(venue, client_id, order.order_id, created_ns),
+        # An amendment whose answer was lost shows only here. The price is as it was sent: nothing changes it in place.
+        VenueAmended(
+            venue=venue,
+            client_id=client_id,
+            qty_lots=lots(instrument, "the quantity", order.orig_qty),
+            price_ticks=None,
+            timestamp_ns=updated_ns,
+        ),
+    ]
+    filled = 0
+    for trade in sorted(trades, key=lambda t: t.id):
+        if trade.order_id != order.order_id or trade.symbol != order.symbol:
+            raise Nonsense(f"a trade of the order {trade.order_id} among those of {order.order_id}")
+        qty_lots = lots(instrument, "the quantity of a trade", trade.qty)
+        filled += qty_lots
+        fee, fee_currency = _fee(trade.commission, trade.commission_asset, instrument)
+        messages.append(
+            VenueFilled(
+                venue=venue,
+                client_id=client_id,
+                venue_order_id=str(order.order_id),
+                trade_id=_trade_id(trade.id, None),
+                price_ticks=ticks(instrument, "the price of a trade", trade.price),
+                qty_lots=qty_lots,
+                fee=fee,
+                fee_currency=fee_currency,
+                maker=trade.is_maker,
+                timestamp_ns=_ns(trade.time),
+            )
+        )
+    _require_sum(filled, order.executed_qty, instrument, order.order_id)
+    return messages + _end(
+        order.status,
+        filled,
+        order.orig_qty,
+        order.expiry_reason,
+        order.time_in_force,
+        instrument,
+        venue,
+        client_id,
+        updated_ns,
+    )
+
+
+def balances(account: Account, venue: str, timestamp_ns: int) -> BalancesReported:
+    """All that the account holds."""
+    held = {b.asset: _held(b.asset, b.free, b.locked) for b in account.balances}
+    return BalancesReported(venue=venue, balances=held, timestamp_ns=timestamp_ns)
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+def reject_words(reason: str) -> tuple[str, str]:
+    """Our code and words for an executionReport's reject reason."""
+    known_as = REJECT_REASONS.get(reason)
+    if known_as is not None:
+        return known_as[0], f"Binance: {known_as[1]}"
+    return VENUE_REFUSED, "Binance rejected it" if reason == "NONE" else f"Binance rejected it: {one_line(reason)}"
+
+
+def expiry_words(reason: str | int | None, tif: str) -> str:
+    """Why an order expired, in words."""
+    if reason is None or reason == "NONE":
+        return f"expired at Binance ({one_line(tif)})"
+    if isinstance(reason, str) and reason in EXPIRY_REASONS:
+        return EXPIRY_REASONS[reason]
+    return f"expired at Binance: reason {one_line(str(reason))}"
+
+
+def exact(what: str, text: str) -> Decimal:
+    """A decimal as Binance writes them: digits, perhaps with a point; no exponent, no NaN. Raises Nonsense."""
+    if _DECIMAL.fullmatch(text) is None:
+        raise Nonsense(f"{what} is {text[:60]!r}: not a decimal number")
+    return Decimal(text)
+
+
+def ticks(instrument: Instrument, what: str, text: str) -> int:
+    """Whole ticks of a price above zero. Raises Nonsense."""
+    try:
+        whole = instrument.price_ticks(exact(what, text))
+    except OffGrid as error:
+        raise Nonsense(f"{what} of {instrument.symbol} is not on its grid: {error}") from None
+    if not 0 < whole <= STEPS_MAX:
+        raise Nonsense(f"{what} of {instrument.symbol} is {text}: it must be above zero, and small enough to be held")
+    return whole
+
+
+def lots(instrument: Instrument, what: str, text: str) -> int:
+    """Whole lots of a quantity above zero. Raises Nonsense."""
+    whole = _whole_lots(instrument, what, text)
+    if not whole:
+        raise Nonsense(f"{what} of {instrument.symbol} is {text}: it must be above zero")
+    return whole
+
+
+def _whole_lots(instrument: Instrument, what: str, text: str) -> int:
+    """Whole lots of a quantity that may be nothing. Raises Nonsense."""
+    try:
+        whole = instrument.qty_lots(exact(what, text))
+    except OffGrid as error:
+        raise Nonsense(f"{what} of {instrument.symbol} is not on its grid: {error}") from None
+    if not 0 <= whole <= STEPS_MAX:
+        raise Nonsense(f"{what} of {instrument.symbol} is {text}: it must not be negative, and small enough to be held")
+    return whole
+
+
+def _held(asset: str, free: str, locked: str) -> tuple[Decimal, Decimal]:
+    name = one_line(asset)
+    pair = exact(f"the free {name}", free), exact(f"the locked {name}", locked)
+    if pair[1] < 0:
+        raise Nonsense(f"the locked {name} is {locked}")
+    return pair
+
+
+def _ns(time_ms: int) -> int:
+    """UTC nanoseconds of the exchange's milliseconds. Raises Nonsense for what is no such time."""
+    if not 0 < time_ms < TIME_MS_MAX:
+        raise Nonsense(f"{time_ms} is not a time in milliseconds")
+    return time_ms * MS_NS
+
+
+def _about(symbol: str, instrument: Instrument) -> None:
+    if symbol != instrument.symbol:
+        raise Nonsense(f"it is about {symbol[:60]!r}, where {instrument.symbol} was expected")
+
+
+def _require_sum(filled: int, executed: str, instrument: Instrument, order_id: int) -> None:
+    """What is told of trades must be all that was executed: a missing one would be lost money."""
+    expected = _whole_lots(instrument, "the executed quantity", executed)
+    if filled != expected:
+        raise Nonsense(f"the order {order_id} has executed {expected} lots, and trades of {filled} lots are told")
+
+
+def _end(
+    status: str,
+    filled: int,
+    quantity: str,
+    expiry_reason: str | int | None,
+    tif: str,
+    instrument: Instrument,
+    venue: str,
+    client_id: str,
+    timestamp_ns: int,
+) -> list[VenueMessage]:
+    """The end of an order that has one, beyond being filled."""
+    if status == "CANCELED":
+        return [_ended(venue, client_id, "cancelled", CANCELLED, timestamp_ns, filled)]
+    if status == "EXPIRED":
+        return [_ended(venue, client_id, "expired", expiry_words(expiry_reason, tif), timestamp_ns, filled)]
+    if status == "EXPIRED_IN_MATCH":
+        return [_ended(venue, client_id, "expired", SELF_TRADE, timestamp_ns, filled)]
+    if status == "FILLED" and filled < _whole_lots(instrument, "the quantity", quantity):
+        return [_ended(venue, client_id, "expired", SELF_TRADE, timestamp_ns, filled)]
+    return []
+
+
+def _accepted(venue: str, client_id: str, order_id: int, timestamp_ns: int) -> VenueAccepted:
+    return VenueAccepted(venue=venue, client_id=client_id, venue_order_id=str(order_id), timestamp_ns=timestamp_ns)
+
+
+def _ended(venue: str, client_id: str, kind: str, reason: str, timestamp_ns: int, filled_lots: int) -> VenueEnded:
+    return VenueEnded(
+        venue=venue,
+        client_id=client_id,
+        kind="cancelled" if kind == "cancelled" else "expired",
+        reason=reason,
+        timestamp_ns=timestamp_ns,
+        filled_lots=filled_lots,
+    )
+
+
+def _amended(
+    instrument: Instrument, venue: str, client_id: str, quantity: str, price: str, timestamp_ns: int
+) -> VenueAmended:
+    at = exact("the price", price)
+    return VenueAmended(
+        venue=venue,
+        client_id=client_id,
+        qty_lots=lots(instrument, "the quantity of an amended order", quantity),
+        price_ticks=ticks(instrument, "the price of an amended order", price) if at else None,
+        timestamp_ns=timestamp_ns,
+    )
