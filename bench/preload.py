@@ -160,7 +160,6 @@ class Records:
             base=book.base,
             quote=book.quote,
             lot=book.lot,
-            fee_value=Decimal(0),
             new_id=self.ids.position,
         )
 

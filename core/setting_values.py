@@ -18,6 +18,7 @@ from msgspec import Struct
 MASK = "********"
 SCOPES = ("read", "trade", "admin")
 LIVE_VENUES = ("xeggex", "binance")
+LIVE_MARKETS = ("binance",)  # those of them that this version speaks to
 NS_PER_MS = 1_000_000
 
 Parser = Callable[[str], object]
@@ -62,15 +63,21 @@ class ApiKey(Struct, frozen=True):
 class Market(Struct, frozen=True):
     """Where prices come from."""
 
-    kind: Literal["simulated", "replay"]
+    kind: Literal["simulated", "replay", "binance"]
     file: Path | None = None  # the capture that is replayed
+
+    @property
+    def live(self) -> bool:
+        """Whether prices come from an exchange."""
+        return self.kind in LIVE_MARKETS
 
 
 class VenueKeys(Struct, frozen=True):
-    """The credentials of an account at an exchange."""
+    """The credentials of an account at an exchange: a key, and what signs with it, one of the two."""
 
     api_key: Secret
-    api_secret: Secret
+    api_secret: Secret | None
+    private_key_file: Path | None = None  # PEM
 
 
 def key_digest(key: str) -> bytes:
@@ -203,6 +210,38 @@ def service_url(text: str) -> str | None:
     return text.rstrip("/")
 
 
+def venue_url(*schemes: str) -> Parser:
+    """An endpoint of an exchange. Without TLS only on this machine: orders and keys would be readable on the way."""
+    tls, plain = schemes
+    right = f"expected {tls}://host[:port], or {plain}://127.0.0.1:port of an exchange on this machine"
+
+    def parse(text: str) -> str:
+        try:
+            url = urlsplit(text)
+            port_is_valid = url.port is None or url.port > 0
+        except ValueError:
+            raise ValueError(right) from None
+        if url.scheme not in schemes or not url.hostname or "@" in url.netloc or not port_is_valid:
+            raise ValueError(right)
+        if re.search(r"\s", text) or url.query or url.fragment:
+            raise ValueError(right)
+        if url.scheme == plain and not is_loopback(url.hostname):
+            raise ValueError(right)
+        return text.rstrip("/")
+
+    return parse
+
+
+def pairs(text: str) -> tuple[str, ...]:
+    """Pairs in the order given; () for all."""
+    if text == "all":
+        return ()
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names or not all(re.fullmatch(r"[A-Z0-9]{1,20}_[A-Z0-9]{1,20}", name) for name in names):
+        raise ValueError("expected pairs such as BTC_USDT,ETH_USDT, or all")
+    return names
+
+
 def redis_url(text: str) -> Secret | None:
     if text == "embedded":
         return None
@@ -243,9 +282,9 @@ def market(text: str) -> Market:
     kind, _, name = text.partition(":")
     if kind == "replay" and name:
         return Market("replay", Path(name))
-    if text in LIVE_VENUES:
-        raise ValueError("expected simulated or replay:FILE; live market data is not in this version")
-    raise ValueError("expected simulated or replay:FILE, a recorded capture")
+    if text == "binance":
+        return Market("binance")
+    raise ValueError("expected simulated, binance (live prices), or replay:FILE (a recorded capture)")
 
 
 def path(text: str) -> Path:

@@ -18,6 +18,7 @@ from .envfile import NAME as ENV_FILE
 from .envfile import read_env_file
 from .model.errors import SettingsError
 from .setting_values import (
+    LIVE_MARKETS,
     LIVE_VENUES,
     MASK,
     ApiKey,
@@ -37,6 +38,7 @@ from .setting_values import (
     matching,
     milliseconds,
     origins,
+    pairs,
     path,
     percent,
     rate_limit,
@@ -44,6 +46,7 @@ from .setting_values import (
     redis_url,
     secret,
     service_url,
+    venue_url,
     whole,
 )
 
@@ -81,6 +84,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     xeggex_api_secret: Secret | None
     binance_api_key: Secret | None
     binance_api_secret: Secret | None
+    binance_private_key_file: Path | None
+    binance_env: Literal["live", "testnet", "demo"]
+    binance_rest_url: str | None
+    binance_ws_api_url: str | None
+    binance_stream_url: str | None
+    binance_pairs: tuple[str, ...]  # () for all
     core_service_url: str | None
     risk_service_url: str | None
     ml_service_url: str | None
@@ -120,7 +129,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     def venue_keys(self, exchange: str) -> VenueKeys | None:
         """The credentials for an exchange of LIVE_VENUES, None where they are not set."""
         key, secret = getattr(self, f"{exchange}_api_key"), getattr(self, f"{exchange}_api_secret")
-        return VenueKeys(key, secret) if key is not None and secret is not None else None
+        file = getattr(self, f"{exchange}_private_key_file", None)
+        return VenueKeys(key, secret, file) if key is not None and (secret or file) is not None else None
+
+    def was_given(self, name: str) -> bool:
+        """Whether a setting stands in the environment or in .env."""
+        return any(row.name == name and row.source != "default" for row in self.given)
 
 
 # --- the table --------------------------------------------------------------------------------------------------
@@ -167,7 +181,7 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
         Setting("LIVE_TRADING", "false", flag,
                 "Live orders, where PAPER_TRADING=false too; needs venue keys and API_KEYS."),
         Setting("MARKET", "simulated", market,
-                "Where prices come from: simulated, or replay:FILE (a recorded capture)."),
+                "Where prices come from: simulated, binance (live, without a key), or replay:FILE (a capture)."),
         Setting("MARKET_SEED", "1", whole(0, 2**63 - 1, "a seed"),
                 "Seed of the simulated market; same seed, same market."),
         Setting("PAPER_LATENCY_MS", "5", milliseconds(0, 60_000),
@@ -177,7 +191,21 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
         Setting("XEGGEX_API_KEY", "", secret, "API key of the Xeggex account.", secret=True),
         Setting("XEGGEX_API_SECRET", "", secret, "API secret of the Xeggex account.", secret=True),
         Setting("BINANCE_API_KEY", "", secret, "API key of the Binance account.", secret=True),
-        Setting("BINANCE_API_SECRET", "", secret, "API secret of the Binance account.", secret=True),
+        Setting("BINANCE_API_SECRET", "", secret, "API secret of the Binance account, for an HMAC key.", secret=True),
+        Setting("BINANCE_PRIVATE_KEY_FILE", "", path,
+                "PEM file of the Ed25519 key of the account, instead of a secret; faster: no signature an order."),
+    )),
+    ("Binance", (
+        Setting("BINANCE_ENV", "live", choice("live", "testnet", "demo"),
+                "Which Binance: live, testnet or demo; each needs keys of its own."),
+        Setting("BINANCE_PAIRS", "BTC_USDT,ETH_USDT,BNB_USDT,SOL_USDT,XRP_USDT,DOGE_USDT,RVN_USDT", pairs,
+                "Pairs that are followed and traded, separated by commas, or all."),
+        Setting("BINANCE_REST_URL", "", venue_url("https", "http"),
+                "REST endpoint instead of BINANCE_ENV's, such as a local exchange's http://127.0.0.1:9443."),
+        Setting("BINANCE_WS_API_URL", "", venue_url("wss", "ws"),
+                "WebSocket API endpoint, such as ws://127.0.0.1:9443/ws-api/v3."),
+        Setting("BINANCE_STREAM_URL", "", venue_url("wss", "ws"),
+                "Market stream endpoint, such as ws://127.0.0.1:9443."),
     )),
     ("Service URLs", (
         Setting("CORE_SERVICE_URL", "http://localhost:3000", service_url, "The core service, or none."),
@@ -334,6 +362,8 @@ def _finish(values: dict[str, object], given: list[Given], folder: Path) -> None
     for name, field in (("EXECUTION_LOG_FILE", "execution_log_file"), ("TRADE_LOG_FILE", "trade_log_file")):
         if source[name] == "default" or shown[name] == SETTINGS[name].default:
             values[field] = cast(Path, values["log_dir"]) / Path(SETTINGS[name].default).name
+    if values["binance_private_key_file"] is not None:
+        values["binance_private_key_file"] = folder / cast(Path, values["binance_private_key_file"])
     source_of_prices = cast(Market, values["market"])
     if source_of_prices.file is not None:
         values["market"] = Market("replay", folder / source_of_prices.file)
@@ -357,23 +387,51 @@ def _inconsistencies(values: Mapping[str, object]) -> list[str]:
     if "host" in values and "api_keys" in values and not is_loopback(str(values["host"])) and not is_set("api_keys"):
         problems.append(f"HOST={values['host']}: others can connect, so API_KEYS must be set; `tbx key NAME` makes one")
     for venue in LIVE_VENUES:
-        parts = [f"{venue}_api_key", f"{venue}_api_secret"]
-        if sum(map(is_set, parts)) == 1 and all(part in values for part in parts):
-            missing = next(part for part in parts if not is_set(part))
-            problems.append(f"{missing.upper()} is not set; a key and its secret go together")
+        problems.extend(_key_problems(venue, values))
     if values.get("paper_trading") is False and "live_trading" in values:
         problems.extend(_live_problems(values, is_set))
     return problems
+
+
+def _key_problems(venue: str, values: Mapping[str, object]) -> list[str]:
+    """A key and what signs with it go together, and nobody else may read it."""
+    key, secret, pem = (f"{venue}_{part}" for part in ("api_key", "api_secret", "private_key_file"))
+    if key not in values or secret not in values:
+        return []
+    problems = []
+    file = values.get(pem)
+    if values[key] is None and (values[secret] or file):
+        problems.append(f"{key.upper()} is not set; a key and its secret go together")
+    if values[key] is not None and not values[secret] and not file:
+        alternative = f" or {pem.upper()}" if pem in values else ""
+        problems.append(f"{secret.upper()}{alternative} is not set; a key and its secret go together")
+    if values[secret] and file:
+        problems.append(f"{secret.upper()} and {pem.upper()} are both set; an API key has one of them")
+    if isinstance(file, Path) and file.is_absolute():
+        problems.extend(_file_problems(pem.upper(), file))
+    return problems
+
+
+def _file_problems(name: str, file: Path) -> list[str]:
+    try:
+        mode = file.stat().st_mode
+    except OSError as error:
+        return [f"{name}={file}: {error.strerror}; expected the PEM file of a private key"]
+    if mode & 0o077:
+        return [f"{name}={file}: others may read it (mode {mode & 0o777:o}); run: chmod 600 {file}"]
+    return []
 
 
 def _live_problems(values: Mapping[str, object], is_set: Callable[[str], bool]) -> list[str]:
     if not values["live_trading"]:
         return ["PAPER_TRADING=false needs LIVE_TRADING=true too; set PAPER_TRADING=true to trade on paper"]
     problems = []
-    if not any(is_set(f"{venue}_api_key") and is_set(f"{venue}_api_secret") for venue in LIVE_VENUES):
-        names = " or ".join(f"{venue.upper()}_API_KEY and {venue.upper()}_API_SECRET" for venue in LIVE_VENUES)
+    if not any(is_set(f"{venue}_api_key") for venue in LIVE_MARKETS):
+        names = " or ".join(f"{v.upper()}_API_KEY and {v.upper()}_API_SECRET" for v in LIVE_MARKETS)
         problems.append(f"LIVE_TRADING=true needs the credentials of an exchange: set {names}")
     if "api_keys" in values and not is_set("api_keys"):
         problems.append("LIVE_TRADING=true needs API_KEYS; `tbx key NAME` makes one")
-    problems.append("LIVE_TRADING=true: no live exchange in this version; set PAPER_TRADING=true, LIVE_TRADING=false")
+    source = values.get("market")
+    if source is not None and getattr(source, "kind", "") not in LIVE_MARKETS:
+        problems.append(f"LIVE_TRADING=true needs the prices of the exchange; set MARKET={' or '.join(LIVE_MARKETS)}")
     return problems

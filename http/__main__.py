@@ -1,4 +1,4 @@
-"""The command `tbx`: serve, config, replay, key, version.
+"""The command `tbx`: serve, config, exchange, record, replay, key, version.
 
 Every error that the service raises on purpose ends as one line on standard error and exit code 2. What a command does
 is imported when that command runs: `tbx config` answers without loading numba or a server.
@@ -63,6 +63,18 @@ def replay(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def exchange(arguments: argparse.Namespace) -> int:
+    from ..venues.simulator.binance.command import run
+
+    return run(arguments)
+
+
+def record(arguments: argparse.Namespace) -> int:
+    from ..venues.binance.record import run
+
+    return run(arguments)
+
+
 def key(arguments: argparse.Namespace) -> int:
     scopes = sorted(set(arguments.scopes), key=SCOPES.index)
     if re.fullmatch(r"[a-z0-9_-]{1,32}", arguments.name) is None:
@@ -104,7 +116,8 @@ def _scopes(text: str) -> list[str]:
     return scopes
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(name: str) -> argparse.ArgumentParser:
+    """The whole command, with the options of the one that is named."""
     parser = argparse.ArgumentParser(prog="tbx", description="Trading bot execution.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -121,6 +134,16 @@ def _parser() -> argparse.ArgumentParser:
     of_replay.add_argument("file", type=Path, metavar="FILE", help="lines of `<local_ns> <raw json>`, gzipped or not")
     of_replay.add_argument("--speed", choices=("max", "1x"), default="max", help="as fast as it goes, or as recorded")
     of_replay.add_argument("--json", action="store_true", help="as JSON")
+    of_exchange = command(exchange, "run a local exchange that speaks the Binance spot protocol: no money, no network")
+    of_record = command(record, "record market data of Binance into a capture that `tbx replay` reads")
+    if name == "exchange":
+        from ..venues.simulator.binance.command import add_arguments
+
+        add_arguments(of_exchange)
+    elif name == "record":
+        from ..venues.binance.record import add_arguments as add_record_arguments
+
+        add_record_arguments(of_record)
     of_key = command(key, "make a new API key")
     of_key.add_argument("name", metavar="NAME", help="whose key it is; stands in logs")
     of_key.add_argument(
@@ -153,7 +176,8 @@ def exit_code(run: Callable[[], int]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser(next((word for word in argv if not word.startswith("-")), "")).parse_args(argv)
     return exit_code(lambda: int(arguments.run(arguments)))
 
 

@@ -8,7 +8,7 @@ the balance.
 import random
 from collections.abc import Callable, Iterator
 from decimal import ROUND_FLOOR, Decimal
-from typing import Protocol
+from functools import partial
 
 import msgspec
 
@@ -17,10 +17,9 @@ from ..core.kernel.clock import Clock
 from ..core.kernel.kernel import CommitStore, Kernel, Record
 from ..core.kernel.outbox import Outbox
 from ..core.market.data import MarketData, StoredBook
-from ..core.model.errors import StoreCorrupt, StoreError
+from ..core.model.errors import SettingsError, StoreCorrupt, StoreError
 from ..core.model.exact import ZERO
 from ..core.model.ids import Counters, Ids
-from ..core.model.instruments import Instrument
 from ..core.model.messages import Faulted, PlaceAtVenue
 from ..core.model.records import Balance, EquitySample, Fill, Order, Position, State
 from ..core.orders.amending import Amending
@@ -32,31 +31,19 @@ from ..core.orders.recovery import Recovery
 from ..core.orders.registry import Orders
 from ..core.orders.reports import ArchivedTrades, Reports
 from ..core.orders.triggers import Triggers
+from ..core.portfolio.accounts import Accounts
 from ..core.portfolio.ledger import Ledger, reservations
 from ..core.portfolio.manager import DayOpen, PortfolioManager
 from ..core.risk.checks import Checks, RiskLimits
 from ..core.risk.guard import Guard
 from ..core.settings import Settings
 from ..core.state.store import Loaded
+from ..venues.client import VenueClient
 from ..venues.paper import PaperVenue
-from ..venues.simulator.instruments import paper_latency_ns, simulated_instruments
-from ..venues.simulator.market import SimulatedMarket
-from ..venues.simulator.replay import frames
-from ..venues.simulator.replay_market import ReplayMarket, survey
+from ..venues.simulator.instruments import paper_latency_ns
+from .exchanges import Core, Exchanges, MarketSource, Shown, Simulated
 
-# Levels held a side: beyond them the far end of a book is dropped.
-DEPTH_MAX_SIMULATED, DEPTH_MAX_RECORDED = 1_000, 5_000
 PAPER_JITTER_SHARE = 5  # the paper venues' latency varies by up to a fifth of it
-
-
-class MarketSource(Protocol):
-    """What feeds the books."""
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def resync(self, exchange: str, pair: str) -> None: ...
 
 
 class Held(msgspec.Struct):
@@ -70,6 +57,7 @@ class Held(msgspec.Struct):
     samples: list[EquitySample]
     counters: Counters
     day_open: DayOpen | None
+    account: str  # where live orders went
 
     @classmethod
     def of(cls, loaded: Loaded, node: str) -> "Held":
@@ -91,6 +79,7 @@ class Held(msgspec.Struct):
         try:
             counters = msgspec.json.decode(loaded.meta.get("ids", b"{}"), type=Counters)
             day_open = msgspec.json.decode(loaded.meta.get("dayOpen", b"null"), type=DayOpen | None)
+            account = msgspec.json.decode(loaded.meta.get("account", b'""'), type=str)
             samples = [msgspec.json.decode(raw, type=EquitySample) for raw in loaded.equity]
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise StoreCorrupt(f"tbx:{node}:meta ids or tbx:{node}:equity", str(error)) from error
@@ -103,6 +92,7 @@ class Held(msgspec.Struct):
             samples=samples,
             counters=counters,
             day_open=day_open,
+            account=account,
         )
 
 
@@ -119,28 +109,45 @@ class Node:
         archived_trades: ArchivedTrades,
         *,
         epoch: int,
+        exchanges: Exchanges | None = None,
         on_fatal: Callable[[StoreError], None] | None = None,
         on_fault: Callable[[Faulted, Exception], None] | None = None,
         on_trouble: Callable[[str], None] | None = None,
         market_source: Callable[[Clock, MarketData], MarketSource] | None = None,
     ) -> None:
-        """`market_source` feeds the books instead of what MARKET names."""
+        """`exchanges` as `find_exchanges` found them; None where MARKET is not a live one. `market_source` feeds the
+        books instead of what they would.
+        """
         self.settings = settings
+        self.exchanges: Exchanges = exchanges if exchanges is not None else Simulated(settings)
+        self.trouble = on_trouble or _untold
         self.held = Held.of(loaded, settings.node_id)
+        self._check_account()
         outbox = Outbox(loaded.seq, loaded.number, release_at_once=settings.durability == "behind")
         self.kernel = Kernel(clock, store, outbox=outbox, on_fatal=on_fatal, on_fault=on_fault)
         self.ids = Ids(settings.node_id, self.held.counters)
-        self.instruments = self._instruments()
-        depth_max = DEPTH_MAX_SIMULATED if settings.market.file is None else DEPTH_MAX_RECORDED
-        self.market = MarketData(self.kernel, self.instruments.values(), depth_max=depth_max, on_trouble=on_trouble)
+        self.instruments = {(i.exchange, i.pair): i for i in self.exchanges.instruments}
+        self.market = MarketData(
+            self.kernel, self.instruments.values(), depth_max=self.exchanges.depth_max, on_trouble=on_trouble
+        )
         self._build_core()
         history = HistoryLimits(settings.max_orders_kept, settings.max_trades_kept)
         self.history = History(self.kernel, self.orders, archive_write, history)
-        self.paper_venues = self._paper_venues(epoch)
         rng = random.Random(f"{settings.market_seed}:{epoch}")
+        self.paper_venues = self._paper_venues(epoch)
+        self.live_venues = self.exchanges.live_venues(Core(self.kernel, self.ids, rng.random, self.trouble))
+        self.venues: dict[str, VenueClient] = {f"paper.{name}": venue for name, venue in self.paper_venues.items()}
+        self.venues.update((venue.name, venue) for venue in self.live_venues)
+        for wallet, client in self.venues.items():
+            self.engine.attach(wallet, client)
         self.reports = Reports(self.kernel, self.manager, rng.random, archived_trades)
         self.recovery = Recovery(self.kernel, self.manager, self._ask)
-        self.source = market_source(clock, self.market) if market_source is not None else self._source(clock)
+        self.accounts = self._accounts()
+        self.source: MarketSource = (
+            market_source(clock, self.market)
+            if market_source is not None
+            else self.exchanges.source(clock, self.market, self.held.books, self.trouble)
+        )
         for exchange in self.paper_venues:
             self.market.resync[exchange] = self.source.resync
         self._add_actors()
@@ -181,23 +188,6 @@ class Node:
         self.brackets = Brackets(self.kernel, self.manager)
         self.closing = Closing(self.kernel, self.manager, self.portfolio.find)
 
-    def _instruments(self) -> dict[tuple[str, str], Instrument]:
-        source = self.settings.market
-        found = simulated_instruments() if source.file is None else survey(frames(source.file))
-        return {(i.exchange, i.pair): i for i in found}
-
-    def _source(self, clock: Clock) -> MarketSource:
-        settings = self.settings
-        if settings.market.file is not None:
-            recorded = frames(settings.market.file)
-            end = self.market.on_trouble or (lambda _: None)
-            return ReplayMarket(clock, self.market.frame, recorded, self.instruments.values(), on_end=end)
-        start_prices: dict[str, Decimal] = {}
-        for book in self.held.books:
-            if book.bids and book.asks:
-                start_prices[book.pair] = (Decimal(book.bids[0][0]) + Decimal(book.asks[0][0])) / 2
-        return SimulatedMarket(clock, self.market.frame, seed=settings.market_seed, start_prices=start_prices)
-
     def _checks(self) -> Checks:
         portfolio, settings = self.portfolio, self.settings
         return Checks(
@@ -234,8 +224,15 @@ class Node:
                 jitter_ns=settings.paper_latency_ns // PAPER_JITTER_SHARE,
             )
             venues[exchange] = venue
-            self.engine.attach(f"paper.{exchange}", venue)
         return venues
+
+    def _accounts(self) -> Accounts:
+        recovery = self.recovery
+        accounts = Accounts(self.kernel, self.portfolio, self.instruments, recovery.settled_at, recovery.doubt_all)
+        for venue in self.live_venues:
+            accounts.attach(venue.name, venue)
+        self.engine.pending = accounts.pending
+        return accounts
 
     def _add_actors(self) -> None:
         for actor in (
@@ -251,10 +248,21 @@ class Node:
             self.market,
             self.history,
             self.recovery,
+            self.accounts,
         ):
             self.kernel.add(actor)
 
     # --- state
+
+    def _check_account(self) -> None:
+        """Orders and balances of one exchange must never be taken for those of another, such as a test network's."""
+        before, now = self.held.account, self.exchanges.account
+        self.account = now or before
+        if before and now and before != now:
+            raise SettingsError(
+                f"the state of node {self.settings.node_id!r} belongs to {before}, and now {now} is set; "
+                "use another DATA_DIR, or another NODE_ID on that Redis, for each account"
+            )
 
     def everything(self) -> Iterator[Record]:
         """Every record that is kept, for a store that came back without them."""
@@ -268,6 +276,7 @@ class Node:
             yield "positions", key, position
         yield "meta", "ids", self.ids.counters
         yield "meta", "dayOpen", self.portfolio.day_open_record()
+        yield "meta", "account", self.account
 
     def _restore(self) -> None:
         held = self.held
@@ -279,6 +288,13 @@ class Node:
         if unknown:
             key = f"tbx:{self.settings.node_id}:orders"
             raise StoreCorrupt(key, f"open orders of {', '.join(unknown)}, which MARKET does not list")
+
+        away = [order for order in self.orders.open.values() if order.wallet not in self.venues]
+        if away:
+            raise SettingsError(
+                f"{len(away)} live orders of {away[0].exchange} are open, {away[0].order_id} the first of them: on paper "
+                "nobody would look after them; set LIVE_TRADING=true and PAPER_TRADING=false, or use another DATA_DIR"
+            )
 
     def _listed(self) -> set[str]:
         return {f"{exchange}:{pair}" for exchange, pair in self.instruments}
@@ -296,15 +312,20 @@ class Node:
 
     def start(self) -> None:
         """Begin: fund a new paper account, put resting orders back, ask about the rest, let the market run."""
-        if not self.settings.live:
-            self._fund()
+        self._fund()
+        if self.account:
+            self.kernel.outbox.put("meta", "account", self.account)
         self._seed()
         self.kernel.start()
         self.source.start()
+        for venue in self.live_venues:
+            venue.start()
 
     def stop(self) -> None:
         """No new market data and no timers; what is pending still commits."""
         self.source.stop()
+        for venue in self.live_venues:
+            venue.stop()
         self.kernel.stop()
 
     def _seed(self) -> None:
@@ -314,10 +335,22 @@ class Node:
             venue = self.paper_venues.get(order.exchange)
             resting = order.state in (State.LIVE, State.PART) and order.price_ticks is not None
             if venue is not None and order.paper and resting:
-                venue.seed_order(_as_placed(order), order.venue_order_id or "", order.filled_lots, now_ns)
+                filled = order.filled_lots - order.attempt_from
+                venue.seed_order(_as_placed(order), order.venue_order_id or "", filled, now_ns)
+
+    def shown_venues(self) -> list[Shown]:
+        """Each exchange once, as health shows it: the live venue where there is one."""
+        clients: dict[str, VenueClient] = dict(self.paper_venues)
+        clients.update((venue.name, venue) for venue in self.live_venues)
+        prices, pending = self.exchanges.market_status, self.accounts.pending
+        return [Shown(name, client.status, prices, partial(pending, name)) for name, client in clients.items()]
 
     def _ask(self, order: Order, answer: Callable[[bool | None], None]) -> None:
-        self.paper_venues[order.exchange].query(order.venue_client_id, answer)
+        venue = self.venues.get(order.wallet)
+        if venue is None:
+            answer(None)
+        else:
+            venue.query(order.venue_client_id, order.pair, answer)
 
 
 def _as_placed(order: Order) -> PlaceAtVenue:
@@ -326,11 +359,15 @@ def _as_placed(order: Order) -> PlaceAtVenue:
         pair=order.pair,
         side=order.side,
         type="limit",
-        qty_lots=order.qty_lots,
+        qty_lots=order.qty_lots - order.attempt_from,
         price_ticks=order.price_ticks,
         tif=order.tif,
         post_only=order.post_only,
     )
+
+
+def _untold(_: str) -> None:
+    """Nobody listens to what goes wrong with frames."""
 
 
 def _is_paper(wallet: str) -> bool:

@@ -39,6 +39,7 @@ from .archive import ArchivedHistory
 from .composition import Node
 from .context import Api, Readiness
 from .eventlog import EventLog
+from .live import find_exchanges
 from .logfiles import LogFiles
 from .neighbours import Neighbours
 from .preview import Previewer
@@ -134,6 +135,10 @@ class Service:
         compiled = warm_up(lambda line: self.say(f"first start: {line}"))
         if compiled:
             self.say(f"first start: {compiled} kernels are compiled and kept for the next one")
+        exchanges = await find_exchanges(self.settings, self.clock, self._trouble)
+        for warning in exchanges.warnings:
+            self.say(f"warning: {warning}")
+            self.logs.exchange("LEFT_OUT", {"detail": warning}, "warn")
         self.node = Node(
             self.settings,
             self.clock,
@@ -142,9 +147,10 @@ class Service:
             self._archive_write,
             self._archived_trades,
             epoch=self.epoch,
+            exchanges=exchanges,
             on_fatal=self._fatal,
             on_fault=self._fault,
-            on_trouble=lambda text: self.logs.exchange("TROUBLE", {"detail": text}, "warn"),
+            on_trouble=self._trouble,
         )
         self.node.kernel.feed.append(EventLog(self.logs).committed)
         self.node.kernel.bus.subscribe(StoreStateChanged, self._store_changed)
@@ -197,7 +203,7 @@ class Service:
             journal=self.store,
             epoch=self.store.journal_id,
             instruments=node.instruments,
-            venues=list(node.paper_venues.values()),
+            venues=node.shown_venues(),
             readiness=self.readiness,
             trading_state=lambda: node.guard.state.value,
             preview=Previewer(node.engine, node.checks, self.clock),
@@ -218,7 +224,7 @@ class Service:
         settings = self.settings
         host, port = listener.getsockname()[:2]
         mode = "live" if settings.live else "paper"
-        market = settings.market.file.name if settings.market.file is not None else "simulated market"
+        market = self.node.exchanges.shown
         ready = self.readiness()
         state = "ready" if ready.ready else f"not ready ({ready.reason})"
         self.say(f"{state} on http://{host if ':' not in host else f'[{host}]'}:{port} ({mode}, {market})")
@@ -254,7 +260,7 @@ class Service:
             "store": node.kernel.store_up and not self.folder_lost,
             "recovered": True,
             "reconciled": node.recovery.settled,
-            "venue": any(venue.status().status == "connected" for venue in node.paper_venues.values()),
+            "venue": any(venue.status().status == "connected" for venue in node.shown_venues()),
         }
         missing = [name for name, passed in checks.items() if not passed]
         return Readiness(not missing, checks, ", ".join(missing))
@@ -266,6 +272,10 @@ class Service:
         self.node.kernel.outbox.effect(committed.set)
         self.node.kernel.flush_soon()
         await committed.wait()
+
+    def _trouble(self, text: str) -> None:
+        """Something odd at an exchange."""
+        self.logs.exchange("TROUBLE", {"detail": text}, "warn")
 
     def _fault(self, fault: Faulted, error: Exception) -> None:
         trace = traceback.format_exception(error)

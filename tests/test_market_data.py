@@ -55,12 +55,25 @@ class Desk:
         self.data.frame("binance", "RVN_USDT", raw, self.clock.now_ns())
 
     @property
+    def quote(self) -> tuple[int, int] | None:
+        return self.data.quote("binance", "RVN_USDT")
+
+    @property
+    def fresh(self) -> bool:
+        return self.data.fresh("binance", "RVN_USDT", self.clock.now_ns())
+
+    @property
     def bids(self) -> list[tuple[int, int]]:
         return self.data.book("binance", "RVN_USDT").levels(BUY, 10)
 
 
 def diff(first: int, last: int, bids: list[tuple[str, str]] = [], asks: list[tuple[str, str]] = []) -> bytes:  # noqa: B006
     frame = {"e": "depthUpdate", "E": 1, "s": "RVNUSDT", "U": first, "u": last, "b": bids, "a": asks}
+    return json.dumps(frame, separators=(",", ":")).encode()
+
+
+def ticker(update_id: int, bid: str, ask: str) -> bytes:
+    frame = {"u": update_id, "s": "RVNUSDT", "b": bid, "B": "1.0", "a": ask, "A": "80.0"}
     return json.dumps(frame, separators=(",", ":")).encode()
 
 
@@ -93,13 +106,175 @@ def test_a_trade_is_printed_and_remembered_and_leaves_the_book_alone() -> None:
     assert len(desk.updates) == 1
 
 
-def test_combined_stream_frames_are_taken_and_tickers_ignored() -> None:
+def test_combined_stream_frames_of_every_kind_are_taken() -> None:
+    desk = Desk()
+    desk.frame(b'{"stream":"rvnusdt@depthSnapshot","data":' + SNAPSHOT + b"}")
+    desk.frame(b'{"stream":"rvnusdt@depth@100ms","data":' + diff(11, 11, [("0.02450", "1.0")]) + b"}")
+    desk.frame(b'{"stream":"rvnusdt@bookTicker","data":' + ticker(12, "0.02449", "0.02451") + b"}")
+    trade = b'{"e":"trade","E":1,"s":"RVNUSDT","t":5,"p":"0.02451","q":"3.5","T":1,"m":false,"M":true}'
+    desk.frame(b'{"stream":"rvnusdt@trade","data":' + trade + b"}")
+    assert desk.bids[0] == (2450, 10)
+    assert desk.quote == (2449, 2451)
+    assert desk.data.last("binance", "RVN_USDT") == 2451
+    assert not desk.data.troubles
+
+
+# --- tickers
+
+
+def test_a_ticker_ahead_of_the_book_gives_the_prices_and_leaves_the_levels_alone() -> None:
     desk = Desk()
     desk.frame(SNAPSHOT)
-    desk.frame(b'{"stream":"rvnusdt@depth@100ms","data":' + diff(11, 11, [("0.02450", "1.0")]) + b"}")
-    desk.frame(b'{"u":12,"s":"RVNUSDT","b":"0.02450","B":"1.0","a":"0.02451","A":"80.0"}')
-    assert desk.bids[0] == (2450, 10)
+    desk.frame(ticker(11, "0.02449", "0.02450"))
+    assert desk.quote == (2449, 2450)
+    assert desk.data.mid("binance", "RVN_USDT") == Decimal("0.024495")
+    assert desk.bids == [(2450, 1000), (2449, 500)]
+    assert len(desk.updates) == 2
+
+
+def test_the_depth_frame_with_the_tickers_update_takes_its_place() -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT)
+    desk.frame(ticker(12, "0.02449", "0.02451"))
+    desk.frame(diff(11, 11, [("0.02450", "1.0")]))
+    assert desk.quote == (2449, 2451), "the diff ends before the ticker's update"
+    desk.frame(diff(12, 13, [("0.02450", "0.0"), ("0.02448", "3.0")], [("0.02453", "1.0"), ("0.02451", "0.0")]))
+    assert desk.quote == (2449, 2453)
+
+
+@pytest.mark.parametrize("update_id", [9, 10])
+def test_a_ticker_that_the_book_knows_already_changes_nothing(update_id: int) -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT)
+    desk.frame(ticker(update_id, "0.02440", "0.02441"))
+    assert desk.quote == (2450, 2451)
+    assert len(desk.updates) == 1
+
+
+def test_an_older_ticker_does_not_come_back_over_a_newer_one() -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT)
+    desk.frame(ticker(15, "0.02449", "0.02451"))
+    desk.frame(ticker(14, "0.02448", "0.02451"))
+    assert desk.quote == (2449, 2451)
+
+
+def test_a_ticker_with_the_same_prices_is_not_announced() -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT)
+    desk.frame(ticker(11, "0.02450", "0.02451"))
+    desk.frame(ticker(12, "0.02450", "0.02451"))
+    assert len(desk.updates) == 1
+
+
+@pytest.mark.parametrize("price", [b"0.00000", b"0.02451"])
+def test_an_empty_side_in_a_ticker_is_an_empty_side(price: bytes) -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT)
+    desk.frame(b'{"u":11,"s":"RVNUSDT","b":"0.02450","B":"100.0","a":"' + price + b'","A":"0.0"}')
+    assert desk.quote is None
+    assert desk.data.mid("binance", "RVN_USDT") is None
+    desk.frame(ticker(12, "0.02450", "0.02451"))
+    assert desk.quote == (2450, 2451)
     assert not desk.data.troubles
+
+
+@pytest.mark.parametrize("raw", [b'"b":"0.02451","B":"1.0","a":"0.02451"', b'"b":"0.024505","B":"1.0","a":"0.02451"'])
+def test_a_crossed_or_impossible_ticker_is_named_and_changes_nothing(raw: bytes) -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT)
+    desk.frame(b'{"u":11,"s":"RVNUSDT",' + raw + b',"A":"1.0"}')
+    assert desk.quote == (2450, 2451)
+    assert len(desk.lines) == 1
+    assert desk.lines[0].startswith("binance RVN_USDT: ticker: ")
+    assert len(desk.updates) == 1
+
+
+def test_a_ticker_without_a_synced_book_counts_for_nothing() -> None:
+    desk = Desk()
+    desk.frame(ticker(11, "0.02450", "0.02451"))
+    assert desk.quote is None
+    desk.frame(SNAPSHOT)
+    desk.frame(diff(15, 15))
+    desk.frame(ticker(16, "0.02440", "0.02441"))
+    assert not desk.fresh
+    assert len(desk.updates) == 1
+
+
+def test_a_snapshot_of_a_book_whose_ids_began_anew_ends_the_old_ticker() -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT.replace(b":10,", b":1000,"))
+    desk.frame(ticker(1001, "0.02440", "0.02441"))
+    desk.data.lost("binance")
+    desk.frame(SNAPSHOT)
+    assert desk.quote == (2450, 2451)
+    desk.frame(ticker(11, "0.02449", "0.02451"))
+    assert desk.quote == (2449, 2451)
+
+
+def test_tickers_keep_a_book_fresh_until_depth_frames_are_missing_among_them() -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT)
+    for update_id in (9, 10, 11):  # the last one is ahead of the book
+        desk.clock.advance(SECOND_NS)
+        desk.frame(ticker(update_id, "0.02450", "0.02451"))
+        assert desk.fresh
+    desk.clock.advance(2 * SECOND_NS)
+    desk.frame(ticker(12, "0.02449", "0.02451"))
+    assert desk.fresh
+    desk.clock.advance(1)
+    desk.frame(ticker(13, "0.02449", "0.02451"))
+    assert not desk.fresh
+    assert desk.asked, "a snapshot is asked for"
+    assert "tickers without the depth frames" in desk.lines[0]
+    desk.frame(SNAPSHOT.replace(b":10,", b":13,"))
+    assert desk.fresh
+
+
+# --- signs of life
+
+
+def test_a_book_that_does_not_change_is_fresh_on_a_living_connection() -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT)
+    desk.clock.advance(10 * SECOND_NS)
+    assert not desk.fresh
+    desk.data.alive("binance", desk.clock.now_ns())
+    assert desk.fresh
+    desk.clock.advance(2 * SECOND_NS)
+    assert desk.fresh
+    desk.clock.advance(1)
+    assert not desk.fresh
+    desk.data.alive("binance", desk.clock.now_ns(), ["RVN_USDT"])
+    assert desk.fresh
+
+
+def test_a_living_connection_does_not_make_a_book_count_that_is_not_in_step() -> None:
+    desk = Desk()
+    desk.data.alive("binance", desk.clock.now_ns())
+    assert not desk.fresh
+    desk.frame(SNAPSHOT)
+    desk.frame(diff(15, 15))
+    desk.data.alive("binance", desk.clock.now_ns())
+    assert not desk.fresh
+
+
+def test_a_connection_of_several_that_breaks_takes_its_own_pairs_with_it() -> None:
+    other = msgspec.structs.replace(COIN, pair="BTC_USDT", symbol="BTCUSDT")
+    elsewhere = msgspec.structs.replace(COIN, exchange="xeggex")
+    clock = ManualClock()
+    kernel = Kernel(clock, MemoryStore(clock.call_soon))
+    data = MarketData(kernel, [COIN, other, elsewhere])
+    for exchange, pair in (("binance", "RVN_USDT"), ("binance", "BTC_USDT"), ("xeggex", "RVN_USDT")):
+        data.frame(exchange, pair, SNAPSHOT, clock.now_ns())
+    data.lost("binance", ["BTC_USDT"])
+    assert data.fresh("binance", "RVN_USDT", clock.now_ns())
+    assert not data.fresh("binance", "BTC_USDT", clock.now_ns())
+    data.lost("binance")
+    assert not data.fresh("binance", "RVN_USDT", clock.now_ns())
+    assert data.fresh("xeggex", "RVN_USDT", clock.now_ns())
+    with pytest.raises(KeyError):
+        data.lost("binance", ["XYZ_USDT"])
 
 
 def test_after_a_gap_the_book_does_not_count_until_a_snapshot_and_the_diffs_in_between_are_applied() -> None:

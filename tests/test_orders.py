@@ -400,7 +400,7 @@ def test_held_buys_keep_the_position_limit_when_they_are_triggered_and_when_they
     desk.check()
 
 
-def test_reports_of_an_amend_that_nobody_asked_for_change_nothing(desk: Desk) -> None:
+def test_an_amend_that_nobody_here_asked_for_is_believed_and_told(desk: Desk) -> None:
     from tbx.core.model.messages import VenueAmended
 
     live = desk.order("buy", "1000", type="limit", price="0.024")
@@ -412,7 +412,8 @@ def test_reports_of_an_amend_that_nobody_asked_for_change_nothing(desk: Desk) ->
             )
         )
     desk.clock.settle()
-    assert live.qty_lots * live.lot == 1000 == ended.qty_lots * ended.lot
+    assert (live.qty_lots, ended.qty_lots * ended.lot) == (100, 1000)
+    assert live.reserved == desk.locked("USDT") == Decimal("0.024024")  # of 1 RVN at 0.024 and its fee
     assert ("OddReport", "") in desk.events("health")
     desk.check()
 

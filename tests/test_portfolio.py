@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from tbx.core.kernel.clock import SECOND_NS
-from tbx.core.kernel.outbox import encode_document
-from tbx.core.model.records import Balance, EquitySample, Position
+from tbx.core.kernel.outbox import encode_document, encode_record
+from tbx.core.model.records import Balance, EquitySample, Fill, Position
 from tbx.core.portfolio.manager import DayOpen, PortfolioManager
 from tbx.core.portfolio.performance import DAY_NS
 from tbx.core.portfolio.rates import Rates
+from tbx.core.portfolio.recompute import recompute
 
 from .portfolio_desk import INSTRUMENTS, PRICES, START, Desk, funded
 
@@ -92,6 +93,59 @@ def test_the_fee_of_a_sale_reduces_what_is_realised(name, fee, currency, quantit
     desk.fill("buy", "100", "2")
     desk.fill("sell", "110", "1", fee, currency)
     assert (desk.position().quantity, desk.position().realised) == (D(quantity), D(realised))
+
+
+def test_a_third_asset_fee_keeps_its_worth_at_the_fill_whatever_its_price_becomes():
+    desk = funded()
+    fill = desk.fill("buy", "100", "2", "0.001", "BNB")
+    assert fill.fee_value == D("0.3")
+    assert [data["feeValue"] for kind, data in desk.events() if kind == "FeeValued"] == [0.3]
+    desk.price("binance", "BNB_USDT", "999")
+    desk.clock.advance(SECOND_NS)
+    stored = msgspec.json.decode(encode_record(desk.fills), type=list[Fill])
+    whole = recompute(
+        stored, [("paper.xeggex", "USDT", D(100_000))], INSTRUMENTS, lambda *m: desk.prices.get(m), "USDT", True
+    )
+    assert whole.positions["paper.xeggex", "XMR_USDT"].realised == desk.position().realised == D("-0.3")
+    assert whole.totals["paper.xeggex", "BNB"] == desk.ledger.total("paper.xeggex", "BNB") == D("-0.001")
+    assert whole.equity == desk.manager.equity(True)
+
+
+def test_a_third_asset_fee_without_a_price_is_told_and_counts_nothing():
+    desk = funded()
+    fill = desk.fill("buy", "100", "2", "1", "POINTS")
+    assert fill.fee_value is None
+    told = [data for kind, data in desk.events() if kind == "FeeUnpriced"]
+    assert told == [
+        {
+            "fillId": "FILL_0",
+            "orderId": "ORD",
+            "exchange": "xeggex",
+            "pair": "XMR_USDT",
+            "fee": 1,
+            "feeCurrency": "POINTS",
+            "feeValue": None,
+            "quote": "USDT",
+        }
+    ]
+    assert [(u.currency, u.amount) for u in desk.view().summary.unpriced] == [("POINTS", -1)]
+
+
+def test_a_fee_asset_that_the_wallet_does_not_hold_goes_below_zero_and_is_counted():
+    desk = funded()
+    before = desk.manager.equity(True)
+    desk.fill("buy", "160", "1", "0.01", "BNB")
+    assert desk.ledger.available("paper.xeggex", "BNB") == D("-0.01")
+    assert desk.manager.equity(True) == before - 3
+    desk.manager.deposit("paper.xeggex", "BNB", D(1))
+    assert desk.ledger.available("paper.xeggex", "BNB") == D("0.99")
+
+
+def test_fees_in_the_assets_of_the_pair_have_no_other_worth():
+    desk = funded()
+    assert desk.fill("buy", "100", "2", "0.5", "USDT").fee_value is None
+    assert desk.fill("buy", "100", "2", "0.1", "XMR").fee_value is None
+    assert not [kind for kind, _ in desk.events() if kind.startswith("Fee")]
 
 
 def test_coins_that_were_deposited_realise_nothing_when_sold():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbx.core.kernel.clock import SECOND_NS
+from tbx.core.kernel.outbox import encode_record
 from tbx.core.model.records import Fill
 from tbx.core.portfolio.rates import Rates
 from tbx.core.portfolio.recompute import recompute
@@ -92,14 +93,15 @@ def test_what_is_kept_step_by_step_equals_a_recomputation_from_the_beginning(his
     played = Played(history)
     desk, manager = played.desk, played.desk.manager
     view = desk.view()
+    kept_fills = msgspec.json.decode(encode_record(desk.fills), type=list[Fill])
+    assert {fill.fill_id: fill.fee_value for fill in kept_fills if fill.fee_value is not None} == played.fee_values
     whole = recompute(
-        desk.fills,
+        kept_fills,
         played.deposits,
         INSTRUMENTS,
         lambda *market: desk.prices.get(market),
         "USDT",
         True,
-        lambda fill: played.fee_values[fill.fill_id],
     )
     assert manager.equity(True) == whole.equity
     assert {(b.wallet, b.currency): b.total for b in desk.ledger} == whole.totals

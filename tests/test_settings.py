@@ -152,9 +152,10 @@ def test_a_wrong_value_is_told_with_its_name_and_what_is_right(name: str, text: 
         assert MASK in line
 
 
-def test_live_market_data_is_refused_with_the_reason(tmp_path: Path) -> None:
-    (line,) = problems({"MARKET": "binance"}, tmp_path)
-    assert "not in this version" in line
+def test_a_market_that_is_not_spoken_to_is_refused_with_the_names_of_those_that_are(tmp_path: Path) -> None:
+    (line,) = problems({"MARKET": "kraken"}, tmp_path)
+    assert "simulated, binance" in line
+    assert load_settings({"MARKET": "binance"}, tmp_path).market.live
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
@@ -227,9 +228,39 @@ def test_neither_paper_nor_live_is_refused(tmp_path: Path) -> None:
 
 def test_live_says_everything_that_is_missing(tmp_path: Path) -> None:
     text = "\n".join(problems({"PAPER_TRADING": "false", "LIVE_TRADING": "true"}, tmp_path))
-    assert "XEGGEX_API_KEY and XEGGEX_API_SECRET or BINANCE_API_KEY" in text
+    assert "set BINANCE_API_KEY and BINANCE_API_SECRET" in text
     assert "API_KEYS" in text
-    assert "no live exchange in this version" in text
+    assert "set MARKET=binance" in text
+
+
+def test_live_with_everything_it_needs_is_live(tmp_path: Path) -> None:
+    given = {"BINANCE_API_KEY": "k", "BINANCE_API_SECRET": "s", "API_KEYS": KEY, "MARKET": "binance"}
+    settings = load_settings({**given, "PAPER_TRADING": "false", "LIVE_TRADING": "true"}, tmp_path)
+    assert settings.live
+    assert settings.market.live
+
+
+def test_a_private_key_file_stands_in_for_the_secret_and_is_closed_to_others(tmp_path: Path) -> None:
+    given = {"BINANCE_API_KEY": "k", "BINANCE_PRIVATE_KEY_FILE": "key.pem"}
+    (line,) = problems(given, tmp_path)
+    assert "No such file" in line
+    (tmp_path / "key.pem").write_text("x")
+    (tmp_path / "key.pem").chmod(0o644)
+    (line,) = problems(given, tmp_path)
+    assert "chmod 600" in line
+    (tmp_path / "key.pem").chmod(0o600)
+    keys = load_settings(given, tmp_path).venue_keys("binance")
+    assert keys is not None
+    assert keys.private_key_file == tmp_path / "key.pem"
+    (line,) = problems({**given, "BINANCE_API_SECRET": "s"}, tmp_path)
+    assert "both set" in line
+
+
+@pytest.mark.parametrize("url", ["ws://exchange.example/ws", "http://127.0.0.1:9443", "wss://me@host", "wss://", "x"])
+def test_an_endpoint_without_tls_is_only_on_this_machine(url: str, tmp_path: Path) -> None:
+    (line,) = problems({"BINANCE_STREAM_URL": url}, tmp_path)
+    assert "wss://host[:port]" in line
+    assert load_settings({"BINANCE_STREAM_URL": "ws://127.0.0.1:9443/"}, tmp_path).binance_stream_url
 
 
 def test_live_beside_paper_stays_paper_and_warns(tmp_path: Path) -> None:
@@ -240,7 +271,7 @@ def test_live_beside_paper_stays_paper_and_warns(tmp_path: Path) -> None:
 
 def test_half_a_pair_of_credentials_is_refused(tmp_path: Path) -> None:
     (line,) = problems({"BINANCE_API_KEY": "abc"}, tmp_path)
-    assert line.startswith("BINANCE_API_SECRET is not set")
+    assert line.startswith("BINANCE_API_SECRET or BINANCE_PRIVATE_KEY_FILE is not set")
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What every venue offers to the service, whether it is paper, a local exchange or a real one.
 
 Always true here: requests return nothing and answer later, with Venue* messages through `Kernel.input`. A venue never
-says that an order was not taken unless that is proven.
+says that an order was not taken unless that is proven. Quantities are those of the order as it was placed: where the
+core sends the rest of an order as a new attempt, the venue knows nothing of the attempts before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     tifs: frozenset[TimeInForce]
     post_only: bool
-    amend: bool  # in place; else cancel and new
+    amend: bool  # the quantity down, in place
+    amend_up: bool  # the quantity up, in place
+    amend_price: bool  # the price, in place; what is not in place is a cancel and a new order
     amend_keeps_queue: bool  # when the quantity goes down
     linked_orders: bool  # one-cancels-other at the venue
     market_guard: bool  # takes a worst price for a market order
@@ -65,11 +68,16 @@ class VenueClient(Protocol):
         ...
 
     def amend(self, request: AmendAtVenue) -> None:
-        """Answers VenueAmended or VenueRequestFailed; quantities are of the whole order, filled part included."""
+        """Answers VenueAmended or VenueRequestFailed; the quantity is all that was placed, its filled part included."""
         ...
 
-    def query(self, client_id: str, answer: QueryAnswer) -> None:
+    def query(self, client_id: str, pair: str, answer: QueryAnswer) -> None:
         """Asks what became of an order: its messages come once more, in order, and then `answer` is called."""
+        ...
+
+    @property
+    def unavailable(self) -> str:
+        """Why no order can be sent now; empty where one can."""
         ...
 
     def status(self) -> VenueStatus: ...

@@ -102,6 +102,8 @@ class PaperVenue(Actor):
         tifs=frozenset({"GTC", "IOC", "FOK", "GTD"}),  # GTD rests like GTC: the service cancels it in time
         post_only=True,
         amend=True,
+        amend_up=True,
+        amend_price=True,
         amend_keeps_queue=True,
         linked_orders=False,
         market_guard=True,
@@ -157,7 +159,12 @@ class PaperVenue(Actor):
     def amend(self, request: AmendAtVenue) -> None:
         self._send(self._amend, request)
 
-    def query(self, client_id: str, answer: QueryAnswer) -> None:
+    @property
+    def unavailable(self) -> str:
+        """A book that is not fresh refuses by itself."""
+        return ""
+
+    def query(self, client_id: str, pair: str, answer: QueryAnswer) -> None:  # noqa: ARG002  (ids are of all pairs)
         if self._running:
             self._send(self._query, (client_id, answer))
         else:

@@ -3,7 +3,7 @@
 Always true here: a plan changes nothing; what cannot be carried out is a Refusal that names every wrong field at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Protocol
 
@@ -11,15 +11,16 @@ import msgspec
 
 from ..kernel.clock import SECOND_NS
 from ..kernel.kernel import Kernel
-from ..market.book import BUY, SELL, Book
+from ..market.book import BUY, SELL
 from ..market.data import MarketData
 from ..market.slippage import Walk, walk_book
-from ..model.exact import ONE, ZERO, plain
+from ..model.exact import ZERO, plain
 from ..model.ids import wallet_of
-from ..model.instruments import Instrument, OffGrid
+from ..model.instruments import Instrument
 from ..model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue, Refusal, SubmitOrder
-from ..model.records import Order, Side
+from ..model.records import Amend, Order, Side
 from ..orders.triggers import reached, trigger_price
+from .filters import Terms, Wrong
 from .routing import VenueScore, VenueStats, score
 
 # A market order is meant for the market of its moment. One whose commit takes longer (Redis was away) is not sent.
@@ -30,8 +31,42 @@ def _keep(_: Order) -> None:
     """Nobody manages orders yet."""
 
 
+def _no_orders(_wallet: str, _pair: str) -> int:
+    return 0
+
+
+def _no_coins(_wallet: str, _pair: str) -> Decimal:
+    return ZERO
+
+
+def _nothing(_: str) -> str:
+    """Wallets that no venue reports on, such as those of paper venues, are always ready."""
+    return ""
+
+
+class InPlace(Protocol):
+    """What a venue can change of an order that rests there; the rest is a cancel and a new order."""
+
+    @property
+    def amend(self) -> bool: ...  # the quantity down
+
+    @property
+    def amend_up(self) -> bool: ...
+
+    @property
+    def amend_price(self) -> bool: ...
+
+
 class Venue(Protocol):
-    """The part of a venue client that sends."""
+    """The part of a venue client that sends, and what it says of itself."""
+
+    @property
+    def capabilities(self) -> InPlace: ...
+
+    @property
+    def unavailable(self) -> str:
+        """Why no order can be sent now; empty where one can."""
+        ...
 
     def place(self, order: PlaceAtVenue) -> None: ...
 
@@ -90,33 +125,6 @@ class Plan(msgspec.Struct, kw_only=True):
         return self.arrival_mid
 
 
-class _Terms:
-    """What plans need of an instrument, worked out once."""
-
-    __slots__ = ("book", "half_tick", "instrument", "taker_fee", "unit")
-
-    def __init__(self, instrument: Instrument, book: Book) -> None:
-        self.instrument = instrument
-        self.book = book
-        self.half_tick = instrument.tick / 2
-        self.unit = instrument.tick * instrument.lot  # quote currency of one tick x lot
-        self.taker_fee = instrument.taker_fee
-
-
-class _Wrong:
-    """Collects what is wrong with a request."""
-
-    def __init__(self) -> None:
-        self.errors: list[dict[str, str]] = []
-
-    def add(self, field: str, code: str, detail: str) -> None:
-        self.errors.append({"field": field, "code": code, "detail": detail})
-
-    def refusal(self) -> Refusal:
-        first = self.errors[0]
-        return Refusal(code=first["code"], detail=first["detail"], errors=tuple(self.errors))
-
-
 class ExecutionEngine:
     """Plans against the books of the healthy venues, and sends."""
 
@@ -134,8 +142,15 @@ class ExecutionEngine:
         # The guard price in whole ticks: mid x (1 +- max_slippage) as a ratio of integers.
         part, whole = limits.max_slippage.as_integer_ratio()
         self._guard_buy, self._guard_sell, self._guard_whole = whole + part, max(0, whole - part), 2 * whole
-        self._terms = {key: _Terms(i, market.book(*key)) for key, i in instruments.items()}
+        self.terms = {
+            key: Terms(i, market.feed(*key), wallet_of(i, paper=False), wallet_of(i, paper=True))
+            for key, i in instruments.items()
+        }
+        # What the filters that count need to know of an account; set by whoever keeps it.
+        self.open_count: Callable[[str, str], int] = _no_orders  # orders of (wallet, pair) at the venue or on their way
+        self.holding: Callable[[str, str], Decimal] = _no_coins  # base of (wallet, pair) held and being bought
         self.too_late: Callable[[Order], None] = _keep  # told of an order that was not sent; set by its manager
+        self.pending: Callable[[str], str] = _nothing  # why a wallet is not ready yet; set by who compares balances
         self.venues: dict[str, Venue] = {}  # by wallet: a paper venue and the real one of the same exchange differ
         self.stats: dict[str, VenueStats] = {}
         self.by_pair: dict[str, list[Instrument]] = {}
@@ -148,43 +163,51 @@ class ExecutionEngine:
     def attach(self, wallet: str, venue: Venue) -> None:
         self.venues[wallet] = venue
 
+    def unavailable(self, wallet: str) -> str:
+        """Why no order can be sent to a wallet's venue now; empty where one can."""
+        venue = self.venues.get(wallet)
+        if venue is None:
+            return "it is not connected in this mode"
+        return venue.unavailable or self.pending(wallet)
+
+    def amends_in_place(self, order: Order, amend: Amend) -> bool:
+        """Whether the venue can do it without taking the order off its book."""
+        able = self.venues[order.wallet].capabilities
+        if amend.price_ticks is not None and amend.price_ticks != order.price_ticks and not able.amend_price:
+            return False
+        more = amend.qty_lots is not None and amend.qty_lots > order.qty_lots
+        return able.amend_up if more else able.amend
+
     # --- planning
 
     def plan(self, request: SubmitOrder, now_ns: int) -> Plan | Refusal:
         """Choose a venue and check the request against its rules and its book."""
-        candidates = self._candidates(request)
-        if isinstance(candidates, Refusal):
-            return candidates
+        if request.exchange is not None:
+            terms = self.terms.get((request.exchange, request.pair))
+            return self._not_listed(request) if terms is None else self._plan_at(terms, request, now_ns)
         plans: list[Plan] = []
         refusals: list[Refusal] = []
-        for instrument in candidates:
-            plan = self._plan_at(instrument, request, now_ns)
+        for instrument in self.by_pair.get(request.pair, ()):
+            plan = self._plan_at(self.terms[instrument.exchange, instrument.pair], request, now_ns)
             if isinstance(plan, Refusal):
                 refusals.append(plan)
             else:
                 plans.append(plan)
         if not plans:
-            return refusals[0]
+            return refusals[0] if refusals else self._not_listed(request)
         return plans[0] if len(plans) == 1 else self._best(plans)
 
-    def _candidates(self, request: SubmitOrder) -> Sequence[Instrument] | Refusal:
+    def _not_listed(self, request: SubmitOrder) -> Refusal:
+        wrong = Wrong()
         listed = self.by_pair.get(request.pair)
         if not listed:
             known = ", ".join(sorted(self.by_pair))
-            detail = f"{request.pair} is not traded here; known pairs: {known}"
-            return Refusal(
-                code="INVALID_PAIR",
-                detail=detail,
-                errors=({"field": "pair", "code": "INVALID_PAIR", "detail": detail},),
-            )
-        if request.exchange is not None:
-            listed = [i for i in listed if i.exchange == request.exchange]
-            if not listed:
-                names = ", ".join(sorted(i.exchange for i in self.by_pair[request.pair]))
-                detail = f"{request.pair} is not traded at {request.exchange!r}; it is at: {names}"
-                error = {"field": "exchange", "code": "INVALID_EXCHANGE", "detail": detail}
-                return Refusal(code="INVALID_EXCHANGE", detail=detail, errors=(error,))
-        return listed
+            wrong.add("pair", "INVALID_PAIR", f"{request.pair} is not traded here; known pairs: {known}")
+        else:
+            names = ", ".join(sorted(i.exchange for i in listed))
+            detail = f"{request.pair} is not traded at {request.exchange!r}; it is at: {names}"
+            wrong.add("exchange", "INVALID_EXCHANGE", detail)
+        return wrong.refusal()
 
     def _best(self, plans: list[Plan]) -> Plan:
         """The plan at the venue with the highest score; every plan's score is kept in it."""
@@ -204,134 +227,140 @@ class ExecutionEngine:
         best.scores = tuple(s for s, _ in ranked)
         return best
 
-    def _plan_at(self, instrument: Instrument, request: SubmitOrder, now_ns: int) -> Plan | Refusal:
-        wrong = _Wrong()
+    def _plan_at(self, terms: Terms, request: SubmitOrder, now_ns: int) -> Plan | Refusal:
+        instrument, feed, wrong = terms.instrument, terms.feed, Wrong()
         if not instrument.trading:
             wrong.add("pair", "MARKET_CLOSED", f"{instrument.pair} is not open for trading at {instrument.exchange}")
             return wrong.refusal()
+        paper = self.limits.paper or request.paper is True
         plan = Plan(
             instrument=instrument,
-            wallet=wallet_of(instrument, self.limits.paper or bool(request.paper)),
-            qty_lots=self._lots(instrument, request, wrong),
+            wallet=terms.paper_wallet if paper else terms.wallet,
+            qty_lots=terms.lots(request.quantity, wrong),
         )
         if request.paper is False and self.limits.paper:
             plan.warnings = ("paperTrade: false was ignored: this service runs in paper mode (PAPER_TRADING=true)",)
-        held = request.type in ("stop_loss", "take_profit")
-        if request.type != "market" and request.price is not None:
-            plan.price_ticks = self._ticks(instrument, "price", request.price, wrong)
-        if held and request.stop_price is not None:
-            plan.stop_ticks = self._ticks(instrument, "stopPrice", request.stop_price, wrong)
+        if request.price is not None and request.type != "market":
+            plan.price_ticks = terms.ticks("price", request.price, wrong)
+        if request.stop_price is not None and request.type in ("stop_loss", "take_profit"):
+            plan.stop_ticks = terms.ticks("stopPrice", request.stop_price, wrong)
         if request.stop_loss is not None:
-            plan.exit_stop_ticks = self._ticks(instrument, "stopLoss", request.stop_loss, wrong)
+            plan.exit_stop_ticks = terms.ticks("stopLoss", request.stop_loss, wrong)
         if request.take_profit is not None:
-            plan.exit_target_ticks = self._ticks(instrument, "takeProfit", request.take_profit, wrong)
-        if wrong.errors:
+            plan.exit_target_ticks = terms.ticks("takeProfit", request.take_profit, wrong)
+        away = self.unavailable(plan.wallet)
+        fresh = not away and feed.fresh(now_ns)
+        bid, ask = feed.top
+        if fresh and bid and ask:
+            twice_mid = bid + ask
+            plan.arrival_mid = twice_mid * terms.half_tick
+        else:
+            twice_mid = feed.twice_average if fresh else 0
+        self._check_filters(terms, plan, request.side, twice_mid, wrong)
+        if wrong:
             return wrong.refusal()
-        if not self.market.fresh(instrument.exchange, instrument.pair, now_ns):
-            detail = f"there is no current order book of {instrument.pair} at {instrument.exchange}"
-            return Refusal(code="NO_MARKET_DATA", detail=detail, status=503, retry_after_s=1)
-        self._price(plan, request, wrong)
-        if not wrong.errors:
-            self._check_against_market(plan, request, wrong)
-        return wrong.refusal() if wrong.errors else plan
+        if not fresh:
+            return self._not_now(instrument, away)
+        self._price(terms, plan, request, twice_mid or 2 * (bid or ask), wrong)
+        if not wrong:
+            self._check_against_market(terms, plan, request, wrong)
+        return wrong.refusal() if wrong else plan
 
     @staticmethod
-    def _lots(instrument: Instrument, request: SubmitOrder, wrong: _Wrong) -> int:
-        try:
-            lots = instrument.qty_lots(request.quantity)
-        except OffGrid as error:
-            wrong.add("quantity", "QUANTITY_STEP", str(error))
-            return 1
-        if lots < instrument.min_lots:
-            least = plain(instrument.quantity(instrument.min_lots))
-            wrong.add("quantity", "BELOW_MIN_QUANTITY", f"the least quantity of {instrument.pair} is {least}")
-        elif lots > instrument.max_lots:
-            most = plain(instrument.quantity(instrument.max_lots))
-            wrong.add("quantity", "ABOVE_MAX_QUANTITY", f"the greatest quantity of {instrument.pair} is {most}")
-        return lots
+    def _not_now(instrument: Instrument, away: str) -> Refusal:
+        if away:
+            detail = f"{instrument.exchange} takes no orders now: {away}"
+            return Refusal(code="VENUE_UNAVAILABLE", detail=detail, status=503, retry_after_s=1)
+        detail = f"there is no current order book of {instrument.pair} at {instrument.exchange}"
+        return Refusal(code="NO_MARKET_DATA", detail=detail, status=503, retry_after_s=1)
 
-    @staticmethod
-    def _ticks(instrument: Instrument, field: str, price: Decimal, wrong: _Wrong) -> int:
-        try:
-            return instrument.price_ticks(price)
-        except OffGrid as error:
-            wrong.add(field, "PRICE_STEP", str(error))
-            return 1
+    def _check_filters(self, terms: Terms, plan: Plan, side: Side, twice_mid: int, wrong: Wrong) -> None:
+        """What the venue compares with more than the figure itself; figures that are wrong already are 0 here."""
+        lots, stop_ticks = plan.qty_lots, plan.stop_ticks
+        if terms.bands is not None and plan.price_ticks:
+            # A held order is sent when the market is at its stop, so that is what its limit will be compared with.
+            average = twice_mid if stop_ticks is None else 2 * stop_ticks
+            terms.check_band("price", plan.price_ticks, side, average, wrong)
+        if terms.max_open_orders and stop_ticks is None:
+            terms.check_count(self.open_count(plan.wallet, plan.instrument.pair), wrong)
+        if terms.max_position is not None and side == "buy" and lots:
+            terms.check_position(lots, self.holding(plan.wallet, plan.instrument.pair), wrong)
+        if stop_ticks is not None:
+            if lots and side == "sell" and plan.price_ticks is None:
+                terms.check_market_lots("quantity", lots, wrong)
+        elif lots and (plan.exit_stop_ticks is not None or plan.exit_target_ticks is not None):
+            terms.check_market_lots("quantity", lots, wrong, steps_too=False)
 
-    def _price(self, plan: Plan, request: SubmitOrder, wrong: _Wrong) -> None:
+    def _price(self, terms: Terms, plan: Plan, request: SubmitOrder, twice_mid: int, wrong: Wrong) -> None:
         """Walk the book: guard price, expected fill, costs, and whether fill-or-kill can be."""
-        instrument = plan.instrument
-        terms = self._terms[instrument.exchange, instrument.pair]
-        book = terms.book
-        bid, ask = book.best_bid_ticks, book.best_ask_ticks
-        plan.arrival_mid = (bid + ask) * terms.half_tick
+        lots, price_ticks = plan.qty_lots, plan.price_ticks
         if plan.stop_ticks is not None:  # the walk will be made when it is triggered
-            self._estimate(plan, plan.qty_lots * (plan.price_ticks or plan.stop_ticks) * terms.unit, terms.taker_fee)
+            cost = plan.estimated_cost = lots * (price_ticks or plan.stop_ticks) * terms.unit
+            plan.estimated_fees = cost * terms.taker_fee
             return
+        buy = request.side == "buy"
         if request.type == "market":
-            if request.side == "buy":
-                plan.guard_ticks = (bid + ask) * self._guard_buy // self._guard_whole
-            else:
-                plan.guard_ticks = max(1, -(-(bid + ask) * self._guard_sell // self._guard_whole))
-        limit_ticks = plan.guard_ticks if plan.price_ticks is None else plan.price_ticks
-        plan.walk = walk = walk_book(book, BUY if request.side == "buy" else SELL, plan.qty_lots, limit_ticks)
-        if request.type == "market" and request.role == "entry" and walk.filled_lots < plan.qty_lots:
-            self._too_thin(plan, request, walk, wrong)
-        if request.tif == "FOK" and walk.filled_lots < plan.qty_lots:
-            there = plain(instrument.quantity(walk.filled_lots))
-            plan.unfillable = f"fill or kill: the book holds {there} within the price at this moment"
-        taken = walk.cost
-        rests = plan.qty_lots - walk.filled_lots
-        price_of_rest = plan.price_ticks if plan.price_ticks is not None else walk.worst_ticks or ask
-        taker = instrument.taker_fee if taken else instrument.maker_fee
-        self._estimate(plan, (taken + rests * price_of_rest) * terms.unit, taker)
+            plan.guard_ticks = self._guard(terms, request.side, twice_mid)
+        limit_ticks = plan.guard_ticks if price_ticks is None else price_ticks
+        plan.walk = walk = walk_book(terms.feed.book, BUY if buy else SELL, lots, limit_ticks)
+        filled = walk.filled_lots
+        if filled < lots:
+            if request.type == "market" and request.role == "entry":
+                self._too_thin(terms, plan, request, walk, twice_mid, wrong)
+                lots = plan.qty_lots
+            if request.tif == "FOK" and filled < lots:
+                there = plain(plan.instrument.quantity(filled))
+                plan.unfillable = f"fill or kill: the book holds {there} within the price at this moment"
+        cost_units = walk.cost
+        if filled < lots:
+            cost_units += (lots - filled) * (price_ticks or walk.worst_ticks or terms.feed.book.best_ask_ticks)
+        cost = plan.estimated_cost = cost_units * terms.unit
+        plan.estimated_fees = cost * (terms.taker_fee if filled else terms.maker_fee)
 
-    def _too_thin(self, plan: Plan, request: SubmitOrder, walk: Walk, wrong: _Wrong) -> None:
+    def _guard(self, terms: Terms, side: Side, twice_mid: int) -> int:
+        """The worst price of a market order: the slippage guard around the mid, as far as the venue takes it."""
+        least, most = (terms.min_ticks, terms.max_ticks) if terms.bands is None else terms.band(side, twice_mid)
+        if side == "buy":
+            return min(twice_mid * self._guard_buy // self._guard_whole, most)
+        return max(-(-twice_mid * self._guard_sell // self._guard_whole), least)
+
+    def _too_thin(
+        self, terms: Terms, plan: Plan, request: SubmitOrder, walk: Walk, twice_mid: int, wrong: Wrong
+    ) -> None:
         """A market order that the guard price would cut: refused, or cut where the caller said so."""
-        instrument = plan.instrument
+        instrument, guard = plan.instrument, plan.guard_ticks
+        assert guard is not None
         fits = instrument.quantity(walk.filled_lots)
-        percent = plain(self.limits.max_slippage * 100)
+        why = f"slip more than {plain(self.limits.max_slippage * 100)} % from the mid price"
+        if guard in terms.band(request.side, twice_mid):
+            why = f"need a price beyond {plain(instrument.price(guard))}, which {instrument.exchange} does not take now"
         if request.on_slippage == "reduce" and walk.filled_lots >= instrument.min_lots:
-            cut = f"from {plain(request.quantity)} to {plain(fits)}: more would slip over {percent} %"
+            cut = f"from {plain(request.quantity)} to {plain(fits)}: more would {why}"
             plan.warnings = (*plan.warnings, f"quantity was reduced {cut}")
             plan.qty_lots = walk.filled_lots
             return
         wrong.add(
             "quantity",
             "SLIPPAGE_TOO_HIGH",
-            f"{plain(request.quantity)} {instrument.base} would slip more than {percent} % from the mid price; "
+            f"{plain(request.quantity)} {instrument.base} would {why}; "
             f"{plain(fits)} fits now (onSlippage: reduce takes that)",
         )
 
+    def _check_against_market(self, terms: Terms, plan: Plan, request: SubmitOrder, wrong: Wrong) -> None:
+        ticks, stop_ticks = plan.price_ticks or plan.guard_ticks or plan.stop_ticks, plan.stop_ticks
+        assert ticks is not None, "every order has a limit, a guard or a stop"
+        at_market = stop_ticks is not None and plan.price_ticks is None and request.side == "sell"
+        terms.check_cost("quantity", ticks, plan.qty_lots, wrong, at_market=at_market)
+        if plan.exit_stop_ticks is not None or plan.exit_target_ticks is not None:
+            self._check_exits(terms, plan, request, wrong)
+        if stop_ticks is not None:
+            self._check_trigger(plan, request, stop_ticks, wrong)
+
     @staticmethod
-    def _estimate(plan: Plan, cost: Decimal, fee_rate: Decimal) -> None:
-        plan.estimated_cost = cost
-        plan.estimated_fees = cost * fee_rate
-
-    def _check_against_market(self, plan: Plan, request: SubmitOrder, wrong: _Wrong) -> None:
-        instrument = plan.instrument
-        cost = plan.estimated_cost or ZERO
-        if cost < instrument.min_notional:
-            price = plan.reference_price or ONE
-            least = instrument.quantity(-(-instrument.min_notional // (price * instrument.lot)).__int__())
-            wrong.add(
-                "quantity",
-                "BELOW_MIN_NOTIONAL",
-                f"{plain(cost)} {instrument.quote} is below the least order value of {plain(instrument.min_notional)}; "
-                f"the least quantity is about {plain(least)}",
-            )
-        if instrument.max_notional is not None and cost > instrument.max_notional:
-            most = plain(instrument.max_notional)
-            detail = f"{plain(cost)} {instrument.quote} is above the greatest order value of {most}"
-            wrong.add("quantity", "ABOVE_MAX_NOTIONAL", detail)
-        self._check_exits(plan, request, wrong)
-        self._check_trigger(plan, request, wrong)
-
-    def _check_exits(self, plan: Plan, request: SubmitOrder, wrong: _Wrong) -> None:
-        if request.stop_loss is None and request.take_profit is None:
-            return
+    def _check_exits(terms: Terms, plan: Plan, request: SubmitOrder, wrong: Wrong) -> None:
+        stop, target = plan.exit_stop_ticks, plan.exit_target_ticks
         if request.side == "sell":
-            field = "stopLoss" if request.stop_loss is not None else "takeProfit"
+            field = "stopLoss" if stop is not None else "takeProfit"
             wrong.add(
                 field, "EXITS_ON_SELL", "exits protect a position; a spot sell opens none: use side buy, or drop it"
             )
@@ -339,20 +368,22 @@ class ExecutionEngine:
         reference = plan.reference_price
         assert reference is not None
         price = plain(reference)
-        if request.stop_loss is not None and request.stop_loss >= reference:
+        if stop is not None and stop * terms.tick >= reference:
             wrong.add("stopLoss", "INVALID_STOP", f"the stop of a buy must be below its price of about {price}")
-        if request.take_profit is not None and request.take_profit <= reference:
+        elif stop is not None:
+            terms.check_cost("stopLoss", stop, plan.qty_lots, wrong, at_market=True)
+        if target is not None and target * terms.tick <= reference:
             wrong.add(
                 "takeProfit", "INVALID_TAKE_PROFIT", f"the target of a buy must be above its price of about {price}"
             )
+        elif target is not None:
+            terms.check_cost("takeProfit", target, plan.qty_lots, wrong, at_market=True)
 
-    def _check_trigger(self, plan: Plan, request: SubmitOrder, wrong: _Wrong) -> None:
+    def _check_trigger(self, plan: Plan, request: SubmitOrder, stop_ticks: int, wrong: Wrong) -> None:
         """A held order that the market has already reached would not wait: say so instead of trading at once."""
-        if plan.stop_ticks is None:
-            return
         instrument = plan.instrument
         price = trigger_price(self.market, instrument.exchange, instrument.pair, request.side, request.trigger)
-        if price is not None and reached(request.side, request.type, price, plan.stop_ticks):
+        if price is not None and reached(request.side, request.type, price, stop_ticks):
             now = plain(instrument.price(price))
             wrong.add("stopPrice", "STOP_WOULD_TRIGGER", f"the market is at {now} already: the order would not wait")
 
@@ -379,11 +410,11 @@ class ExecutionEngine:
         self.kernel.outbox.send(self.venues[order.wallet].cancel, message)
 
     def amend(self, order: Order) -> None:
-        assert order.amend_requested is not None
+        asked = order.amend_requested
+        assert asked is not None
+        if order.attempt_from and asked.qty_lots is not None:
+            asked = msgspec.structs.replace(asked, qty_lots=asked.qty_lots - order.attempt_from)
         message = AmendAtVenue(
-            client_id=order.venue_client_id,
-            pair=order.pair,
-            amend=order.amend_requested,
-            venue_order_id=order.venue_order_id,
+            client_id=order.venue_client_id, pair=order.pair, amend=asked, venue_order_id=order.venue_order_id
         )
         self.kernel.outbox.send(self.venues[order.wallet].amend, message)

@@ -101,7 +101,8 @@ class Kernel:
     def input(self, message: Any) -> None:
         """Run one command or venue message to completion."""
         self.bus.publish(message)
-        if not self._scheduled and self._parcel is None:
+        # Most inputs are frames, and leave nothing behind.
+        if not self._scheduled and self._parcel is None and self.outbox.pending:
             self.flush_soon()
         if self.outbox.release_at_once:
             self._release(self.outbox.take_now())

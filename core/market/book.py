@@ -20,6 +20,7 @@ from .kernels_frame import (
     ASK_COUNT,
     BID_COUNT,
     DIFF,
+    KIND,
     PRICE_GRID,
     QTY_GRID,
     SNAPSHOT,
@@ -262,6 +263,11 @@ class Book:
         view = self.bids if side == BUY else self.asks
         ticks, lots = view[:, : max(n, 0)].tolist()
         return list(zip(ticks, lots, strict=True))
+
+    @property
+    def frame_kind(self) -> int:
+        """What the last frame was: DIFF, SNAPSHOT, TICKER, TRADE; UNKNOWN_KIND where it could not be told."""
+        return int(self._state[KIND])
 
     @property
     def frame_levels(self) -> int:

@@ -1,13 +1,17 @@
 """Market data: raw frames in, consistent books and prices out.
 
 Always true here:
-- `BookUpdated` is published only for a book that is in step with the venue and not crossed.
+- `BookUpdated` is published only for a book that is in step with the venue and not crossed: when a depth frame changed
+  it, or when a ticker, which comes earlier, says that its best prices are others.
 - A gap makes the book unsynced and asks the venue for a snapshot; diffs that come meanwhile are kept, within a bound,
   and applied on top of it.
 - A frame that cannot be understood changes nothing, is counted by what was wrong with it, and said once per power of
   ten.
 
 The way of a frame: `frame` -> `Book.apply` (numba, from the bytes) -> `BookUpdated` or `TradePrinted` on the bus.
+
+A ticker lies over its book for as long as its update id is above the book's: prices (`quote`, `mid`) are the ticker's,
+levels stay the book's. Nothing has to be undone when the depth frame with that update comes.
 """
 
 from collections import Counter
@@ -28,8 +32,8 @@ from .book import (
     BUY,
     CROSSED,
     DEPLETED,
-    DIFF,
     GAP,
+    OTHER,
     SELL,
     SNAPSHOT,
     STALE,
@@ -37,7 +41,6 @@ from .book import (
     TRADE,
     UNSYNCED,
     Book,
-    peek,
     status_name,
 )
 from .grid import Grid
@@ -65,9 +68,27 @@ class StoreBooks(msgspec.Struct, frozen=True):
 class Feed:
     """One book and what is known around it."""
 
-    __slots__ = ("asked_ns", "book", "half_tick", "last_ticks", "price_grid", "qty_grid", "unsynced_frames")
+    STALE_NS = 2 * SECOND_NS  # without a sign of life for longer, a book does not count
+
+    __slots__ = (
+        "ahead_ns",
+        "alive_ns",
+        "ask_ticks",
+        "asked_ns",
+        "bid_ticks",
+        "book",
+        "half_tick",
+        "key",
+        "last_ticks",
+        "price_grid",
+        "qty_grid",
+        "ticker_id",
+        "unsynced_frames",
+    )
 
     def __init__(self, instrument: Instrument, depth_max: int) -> None:
+        # for the process
+        self.key: Key = (instrument.exchange, instrument.pair)
         self.price_grid, self.qty_grid = Grid.of(instrument.tick), Grid.of(instrument.lot)
         self.book = Book(
             instrument.exchange,
@@ -80,14 +101,51 @@ class Feed:
         )
         self.half_tick = instrument.tick / 2
         self.last_ticks: int | None = None  # of the last trade
+        # for a connection
         self.asked_ns = 0  # when a snapshot was last asked for; 0 when none is awaited
         self.unsynced_frames: list[bytes] = []  # diffs that wait for it
+        self.alive_ns = 0  # the last sign of life but depth frames: a ticker, anything on the connection
+        # for as long as its update id is above the book's: the last ticker, 0 ticks for an empty side
+        self.ticker_id = self.bid_ticks = self.ask_ticks = 0
+        self.ahead_ns = 0  # when the ticker left the book behind
+
+    @property
+    def top(self) -> tuple[int, int]:
+        """(best bid, best ask) in ticks as they were told last, 0 for an empty side."""
+        book = self.book
+        if self.ticker_id > book.update_id:
+            return self.bid_ticks, self.ask_ticks
+        return book.best_bid_ticks, book.best_ask_ticks
+
+    @property
+    def twice_average(self) -> int:
+        """Twice the market's price in ticks: of the mid, or where a side is empty of the last trade, or 0."""
+        bid, ask = self.top
+        return bid + ask if bid and ask else 2 * (self.last_ticks or 0)
+
+    def fresh(self, now_ns: int) -> bool:
+        """Whether the book may be traded on: in step with the venue, not crossed, and its connection alive.
+
+        A venue sends no depth frame while nothing changes, so silence of the pair alone proves nothing; a ticker that
+        the depth frames do not catch up with does.
+        """
+        book = self.book
+        if not book.synced or book.crossed:
+            return False
+        if now_ns - book.local_ns > self.STALE_NS and now_ns - self.alive_ns > self.STALE_NS:
+            return False
+        return self.ticker_id <= book.update_id or now_ns - self.ahead_ns <= self.STALE_NS
+
+    def lost(self) -> None:
+        """The connection broke: what was missed cannot be told."""
+        self.book.unsync()
+        self.unsynced_frames.clear()
+        self.asked_ns = self.alive_ns = 0
 
 
 class MarketData(Actor):
     """Owns every book."""
 
-    STALE_NS = 2 * SECOND_NS  # a book without an update for longer does not count
     RESYNC_RETRY_NS = 5 * SECOND_NS  # until a snapshot that did not come is asked for again
     UNSYNCED_FRAMES_MAX = 2_000  # diffs kept for a book without a snapshot; beyond it the older half is dropped
     STORED_LEVELS = 10
@@ -108,6 +166,9 @@ class MarketData(Actor):
         self.on_trouble = on_trouble
         self.frame_count = 0
         self._feeds = {key: Feed(instrument, depth_max) for key, instrument in self.instruments.items()}
+        self._by_exchange: dict[str, list[Feed]] = {}
+        for (exchange, _), feed in self._feeds.items():
+            self._by_exchange.setdefault(exchange, []).append(feed)
         self._store_interval_ns = store_interval_ns
         self._changed: set[Key] = set()
         self._timer: Timer | None = None
@@ -131,19 +192,25 @@ class MarketData(Actor):
         """Raises KeyError for a pair that the exchange does not list."""
         return self._feeds[exchange, pair].book
 
+    def feed(self, exchange: str, pair: str) -> Feed:
+        """What is known of a market, for the life of the process. Raises KeyError as `book` does."""
+        return self._feeds[exchange, pair]
+
     def quote(self, exchange: str, pair: str) -> tuple[int, int] | None:
-        """(best bid, best ask) in ticks; None when there is no such book, or a side of it is empty."""
+        """(best bid, best ask) in ticks, as told last; None when there is no such book, or a side of it is empty."""
         feed = self._feeds.get((exchange, pair))
-        if feed is None or not feed.book.best_bid_lots or not feed.book.best_ask_lots:
+        if feed is None:
             return None
-        return feed.book.best_bid_ticks, feed.book.best_ask_ticks
+        top = feed.top
+        return top if top[0] and top[1] else None
 
     def mid(self, exchange: str, pair: str) -> Decimal | None:
         """Half way between the best prices, however old; None when there is no such book, or a side of it is empty."""
         feed = self._feeds.get((exchange, pair))
-        if feed is None or not feed.book.best_bid_lots or not feed.book.best_ask_lots:
+        if feed is None:
             return None
-        return (feed.book.best_bid_ticks + feed.book.best_ask_ticks) * feed.half_tick
+        bid, ask = feed.top
+        return (bid + ask) * feed.half_tick if bid and ask else None
 
     def last(self, exchange: str, pair: str) -> int | None:
         """Ticks of the last trade."""
@@ -160,12 +227,9 @@ class MarketData(Actor):
         return now_ns - updated_ns if updated_ns else None
 
     def fresh(self, exchange: str, pair: str, now_ns: int) -> bool:
-        """Whether the book may be traded on: in step with the venue, not crossed, and updated within STALE_NS."""
+        """Whether the book may be traded on: in step with the venue, not crossed, with a sign of life in 2 s."""
         feed = self._feeds.get((exchange, pair))
-        if feed is None:
-            return False
-        book = feed.book
-        return book.synced and not book.crossed and now_ns - book.local_ns <= self.STALE_NS
+        return feed is not None and feed.fresh(now_ns)
 
     def stored(self, exchange: str, pair: str) -> StoredBook:
         """The top of a book in decimal text."""
@@ -183,36 +247,50 @@ class MarketData(Actor):
     # --- frames
 
     def frame(self, exchange: str, pair: str, raw: bytes, local_ns: int) -> None:
-        """A raw frame of the pair: a depth diff, a snapshot, or a trade; other kinds are ignored."""
+        """A raw frame of the pair: a depth diff, a snapshot, a ticker or a trade, plain or in a stream's envelope."""
         self.frame_count += 1
         feed = self._feeds[exchange, pair]
-        if raw.startswith(b'{"e":"depthUpdate"'):  # most frames, and `apply` checks the rest of it
-            self._diff(feed, raw, local_ns)
-            return
-        status, kind, _, _ = peek(raw)  # whoever reads the kind checks the frame
-        if kind == DIFF:
-            self._diff(feed, raw, local_ns)
+        status = feed.book.apply(raw, local_ns)  # as a diff, which most are; it finds out what any other is
+        if status == APPLIED:
+            self._changed.add(feed.key)
+            self.kernel.input(BookUpdated(exchange, pair, local_ns))
+        elif status == OTHER or status < 0:
+            self._other(feed, status, raw, local_ns)
+        elif status != STALE:
+            self._unusual(feed, status, raw, local_ns)
+
+    def lost(self, exchange: str, pairs: Iterable[str] | None = None) -> None:
+        """A connection to an exchange broke: none of its books (of these pairs) counts before its next snapshot."""
+        for feed in self._feeds_of(exchange, pairs):
+            feed.lost()
+
+    def alive(self, exchange: str, local_ns: int, pairs: Iterable[str] | None = None) -> None:
+        """The connection that brings the exchange's books (of these pairs) gave a sign of life: any frame, a ping.
+
+        A book in step with the venue is fresh on it though nothing changes. A few calls a second are enough.
+        """
+        for feed in self._feeds_of(exchange, pairs):
+            feed.alive_ns = local_ns
+
+    def _feeds_of(self, exchange: str, pairs: Iterable[str] | None) -> Iterable[Feed]:
+        """Raises KeyError for a pair that the exchange does not list."""
+        if pairs is None:
+            return self._by_exchange.get(exchange, ())
+        return [self._feeds[exchange, pair] for pair in pairs]
+
+    def _other(self, feed: Feed, status: int, raw: bytes, local_ns: int) -> None:
+        """A frame that is no diff, or one that could not be read."""
+        kind = feed.book.frame_kind
+        if kind == TICKER:
+            self._ticker(feed, raw, local_ns)
         elif kind == TRADE:
             self._trade(feed, raw, local_ns)
         elif kind == SNAPSHOT:
             self._snapshot(feed, raw, local_ns)
-        elif kind != TICKER:
-            self._trouble(feed.book, status_name(status) if status < 0 else "an unknown kind of frame")
-
-    def lost(self, exchange: str) -> None:
-        """The connection to an exchange broke: none of its books counts before its next snapshot."""
-        for (name, _), feed in self._feeds.items():
-            if name == exchange:
-                feed.book.unsync()
-                feed.unsynced_frames.clear()
-                feed.asked_ns = 0
-
-    def _diff(self, feed: Feed, raw: bytes, local_ns: int) -> None:
-        status = feed.book.apply(raw, local_ns)
-        if status == APPLIED:
-            self._updated(feed.book, local_ns)
-        elif status != STALE:
-            self._unusual(feed, status, raw, local_ns)
+        elif status < 0:
+            self._trouble(feed.book, status_name(status))
+        else:
+            self._trouble(feed.book, "an unknown kind of frame")
 
     def _unusual(self, feed: Feed, status: int, raw: bytes, local_ns: int) -> None:
         """A diff that was not simply applied."""
@@ -233,7 +311,9 @@ class MarketData(Actor):
         if status == STALE:
             return
         feed.asked_ns = 0
-        if status != APPLIED:
+        if status == APPLIED:
+            feed.ticker_id = 0  # ids may begin anew with it; the next ticker is not far
+        else:
             self._trouble(book, f"snapshot: {status_name(status)}")
             return
         waiting, feed.unsynced_frames = feed.unsynced_frames, []
@@ -245,7 +325,7 @@ class MarketData(Actor):
                     feed.unsynced_frames += waiting[i + 1 :]
                     return
         if not book.crossed:
-            self._updated(book, local_ns)
+            self._updated(feed, local_ns)
 
     def _trade(self, feed: Feed, raw: bytes, local_ns: int) -> None:
         book = feed.book
@@ -256,9 +336,32 @@ class MarketData(Actor):
         feed.last_ticks = price_ticks
         self.kernel.input(TradePrinted(book.exchange, book.pair, price_ticks, qty_lots, buyer_is_maker, local_ns))
 
-    def _updated(self, book: Book, local_ns: int) -> None:
-        self._changed.add((book.exchange, book.pair))
-        self.kernel.input(BookUpdated(book.exchange, book.pair, local_ns))
+    def _ticker(self, feed: Feed, raw: bytes, local_ns: int) -> None:
+        """The best prices as they are now; the depth frame that has them too comes up to 100 ms later."""
+        book = feed.book
+        status, update_id, bid, bid_lots, ask, ask_lots = book.ticker(raw)
+        bid, ask = bid if bid_lots else 0, ask if ask_lots else 0
+        if status != APPLIED or (ask and bid >= ask):
+            self._trouble(book, f"ticker: {status_name(status) if status != APPLIED else 'crossed'}")
+            return
+        if not book.synced:
+            return
+        feed.alive_ns = local_ns
+        if update_id <= book.update_id or update_id <= feed.ticker_id:
+            return
+        before = feed.top
+        if feed.ticker_id <= book.update_id:
+            feed.ahead_ns = local_ns
+        elif local_ns - feed.ahead_ns > feed.STALE_NS:
+            self._trouble(book, "tickers without the depth frames that belong to them")
+            self._ask(feed, local_ns)
+        feed.ticker_id, feed.bid_ticks, feed.ask_ticks = update_id, bid, ask
+        if before != (bid, ask) and not book.crossed:
+            self.kernel.input(BookUpdated(book.exchange, book.pair, local_ns))
+
+    def _updated(self, feed: Feed, local_ns: int) -> None:
+        self._changed.add(feed.key)
+        self.kernel.input(BookUpdated(feed.book.exchange, feed.book.pair, local_ns))
 
     def _ask(self, feed: Feed, now_ns: int) -> None:
         """Ask for a snapshot, unless one is on its way."""

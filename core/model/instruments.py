@@ -34,8 +34,25 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
     lot: Decimal  # quantity step
     min_lots: int = 1
     max_lots: int = 10**12
+    min_price_ticks: int = 0  # 0: none
+    max_price_ticks: int = 0  # 0: none
+    # of an order at the market; 0: as of any other order
+    market_min_lots: int = 0
+    market_max_lots: int = 0
+    market_step_lots: int = 1
+    # how far a price may be from the venue's average price, as multiples of it (Binance PERCENT_PRICE_BY_SIDE)
+    buy_price_min: Decimal | None = None
+    buy_price_max: Decimal | None = None
+    sell_price_min: Decimal | None = None
+    sell_price_max: Decimal | None = None
     min_notional: Decimal = ZERO  # in quote
     max_notional: Decimal | None = None
+    min_notional_market: bool = True  # whether it holds for an order at the market too
+    max_notional_market: bool = True
+    max_open_orders: int = 0  # at the venue at once, of one account; 0: no limit
+    max_stop_orders: int = 0  # of those, how many may be stops that the venue holds; 0: no limit
+    max_amends: int = 0  # of one order; 0: no limit
+    max_position: Decimal | None = None  # base currency held and being bought
     maker_fee: Decimal = ZERO  # fraction of the traded amount
     taker_fee: Decimal = ZERO
     fee_in: FeeIn = "quote"  # received: base on a buy, quote on a sell
@@ -54,6 +71,20 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
     def floor_lots(self, quantity: Decimal) -> int:
         """Lots that fit into a quantity; what is left over is dust."""
         return int((quantity / self.lot).to_integral_value(ROUND_FLOOR))
+
+    @property
+    def market_range(self) -> tuple[int, int, int]:
+        """Of an order without a price: its least and greatest lots, both whole steps, and the step."""
+        step = self.market_step_lots
+        least = max(self.min_lots, self.market_min_lots, 1)
+        most = min(self.max_lots, self.market_max_lots or self.max_lots)
+        return -(-least // step) * step, most // step * step, step
+
+    def market_lots(self, lots: int) -> int:
+        """How much of so many lots one order without a price can take; 0 where it is too little for one."""
+        least, most, step = self.market_range
+        fits = min(lots, most) // step * step
+        return fits if fits >= least else 0
 
     def price(self, ticks: int) -> Decimal:
         return ticks * self.tick

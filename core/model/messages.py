@@ -119,6 +119,8 @@ class CancelAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class AmendAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """New values of an order as it was placed: of its present attempt, the filled part included."""
+
     client_id: str
     pair: str
     amend: Amend
@@ -163,9 +165,12 @@ class VenueEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kind: Literal["cancelled", "expired"]
     reason: str
     timestamp_ns: int
+    filled_lots: int | None = None  # all that it traded, where the venue says so: a fill may still be on its way
 
 
 class VenueAmended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the order is now, as it was placed or last amended; an order that is already so is left as it is."""
+
     venue: str
     client_id: str
     qty_lots: int
@@ -181,6 +186,59 @@ class VenueRequestFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     request: Literal["cancel", "amend"]
     code: str
     reason: str
+    timestamp_ns: int
+
+
+class VenueUnknown(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A request left, and what became of it cannot be told: the venue must be asked before anything is sent again."""
+
+    venue: str
+    client_id: str
+    request: Literal["place", "cancel", "amend"]
+    reason: str
+    timestamp_ns: int
+
+
+class VenueStateChanged(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The connection for orders came (`up`: signed on, its reports are heard) or went. What happened at the venue
+    meanwhile is not known yet: each order there has to be asked about."""
+
+    venue: str
+    up: bool
+    reason: str
+    timestamp_ns: int
+
+
+class ForeignFilled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Somebody else's order traded on our account at the venue: by hand, or by another program."""
+
+    venue: str
+    pair: str
+    client_id: str
+    trade_id: str
+    side: Side
+    price_ticks: int
+    qty_lots: int
+    fee: Decimal
+    fee_currency: str
+    timestamp_ns: int
+
+
+class BalanceMoved(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Money came to or left our account at the venue without a trade: a deposit, a withdrawal, a transfer."""
+
+    venue: str
+    currency: str
+    change: Decimal  # positive came
+    reason: str
+    timestamp_ns: int
+
+
+class BalancesReported(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """All that the venue says our account holds, as an answer to `report_balances`: currency -> (free, locked)."""
+
+    venue: str
+    balances: dict[str, tuple[Decimal, Decimal]]
     timestamp_ns: int
 
 
@@ -236,6 +294,13 @@ class ExitUnsold(msgspec.Struct, frozen=True, gc=False):
     """An attempt of a triggered exit is over at the venue, and some of it is not sold."""
 
     order: Order
+
+
+class ReportMissing(msgspec.Struct, frozen=True, gc=False):
+    """What is known of an order here cannot be all: its venue has to be asked."""
+
+    order: Order
+    reason: str
 
 
 class StoreStateChanged(msgspec.Struct, frozen=True, gc=False):

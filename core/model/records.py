@@ -127,6 +127,7 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     end_ns: int | None = None
     fill_ns: int | None = None  # of the last fill
     triggered_ns: int | None = None
+    attempt_from: int = 0  # filled lots when the present attempt was sent: the venue counts from here
     attempt_until: int = 0  # filled lots at which all of the present attempt has traded
     waiting: bool = False  # between two attempts: nothing of it is at the venue or on the way there
     cancel_requested: str | None = None  # why, once a cancel was sent
@@ -182,6 +183,7 @@ class Amend(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     qty_lots: int | None = None
     price_ticks: int | None = None
+    replace: bool = False  # the venue cannot do it in place: a cancel, and a new attempt when that is proven
 
 
 class Fill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -200,6 +202,9 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     qty_lots: int
     fee: Decimal  # in fee_currency, positive is paid
     fee_currency: str
+    # What a fee in a third currency (neither base nor quote) was worth in quote when it was paid, on 18 decimals; None
+    # where nothing priced it, and for other fees.
+    fee_value: Decimal | None = None
     maker: bool = False
     timestamp_ns: int
 

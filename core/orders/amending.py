@@ -4,17 +4,16 @@ Always true here: an amendment is checked as a new order would be; what it may c
 hears of it, and what it does not need is freed when the venue has answered (`OrderManager.settle_amend`).
 """
 
-from collections.abc import Callable
 from decimal import Decimal
 
 import msgspec
 
+from ..execution.filters import Terms, Wrong
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.kernel import Kernel
 from ..model.exact import plain
-from ..model.instruments import Instrument, OffGrid
-from ..model.messages import AmendOrder, Refusal
+from ..model.messages import AmendOrder, OrderEnded, Refusal, VenueAmended
 from ..model.records import Amend, Order, State
 from .manager import OrderManager, amended, reservation
 from .triggers import reached, trigger_price
@@ -29,9 +28,27 @@ class Amending(Actor):
         self.orders = manager.orders
         self.engine = manager.engine
         self.triggers = manager.triggers
+        self.engine.open_count = self.orders.open_count
+        self.engine.holding = self.holding
+        # By venue client id: how often the venue has amended the order in place, and what it said last, as it may say
+        # so twice. Counted anew after a restart; then the venue's own count refuses.
+        self._amends: dict[str, tuple[int, int, int | None]] = {}
 
     def handles(self) -> dict[type, Handler]:
-        return {AmendOrder: self.amend}
+        return {AmendOrder: self.amend, VenueAmended: self.on_amended, OrderEnded: self.on_ended}
+
+    def holding(self, wallet: str, pair: str) -> Decimal:
+        """Base currency that the wallet has or is buying, as a venue's limit on positions counts it."""
+        base = pair.partition("_")[0]
+        return self.manager.ledger.total(wallet, base) + self.orders.quantity_bought(wallet, pair)
+
+    def on_amended(self, message: VenueAmended) -> None:
+        count, *said = self._amends.get(message.client_id, (0, 0, None))
+        if said != [message.qty_lots, message.price_ticks]:
+            self._amends[message.client_id] = (count + 1, message.qty_lots, message.price_ticks)
+
+    def on_ended(self, message: OrderEnded) -> None:
+        self._amends.pop(message.order.venue_client_id, None)
 
     def amend(self, request: AmendOrder) -> None:
         order = self.manager.open_order(request.order_id)
@@ -52,54 +69,67 @@ class Amending(Actor):
 
     def _amendment(self, order: Order, request: AmendOrder) -> "_Change | Refusal":
         """The new values on the instrument's grid, or what is wrong with them."""
-        instrument = self.engine.instruments[order.exchange, order.pair]
-        errors: list[dict[str, str]] = []
-
-        def convert(field: str, value: Decimal | None, by: Callable[[Decimal], int]) -> int | None:
-            if value is None:
-                return None
-            try:
-                return by(value)
-            except OffGrid as error:
-                code = "QUANTITY_STEP" if field == "quantity" else "PRICE_STEP"
-                errors.append({"field": field, "code": code, "detail": str(error)})
-                return None
-
+        terms, wrong = self.engine.terms[order.exchange, order.pair], Wrong()
         change = _Change(
-            convert("quantity", request.quantity, instrument.qty_lots),
-            convert("price", request.price, instrument.price_ticks),
-            convert("stopPrice", request.stop_price, instrument.price_ticks),
+            None if request.quantity is None else terms.lots(request.quantity, wrong),
+            None if request.price is None else terms.ticks("price", request.price, wrong),
+            None if request.stop_price is None else terms.ticks("stopPrice", request.stop_price, wrong),
         )
-        self._check_amendment(order, change, instrument, errors)
-        if errors:
-            return Refusal(code=errors[0]["code"], detail=errors[0]["detail"], errors=tuple(errors))
-        return change
+        self._check_order(order, change, wrong)
+        self._check_filters(order, change, terms, wrong)
+        return wrong.refusal() if wrong else change
 
     @staticmethod
-    def _check_amendment(order: Order, change: "_Change", instrument: Instrument, errors: list[dict[str, str]]) -> None:
-        def wrong(field: str, code: str, detail: str) -> None:
-            errors.append({"field": field, "code": code, "detail": detail})
-
-        lots = change.qty_lots
-        if lots is not None and lots <= order.filled_lots:
+    def _check_order(order: Order, change: "_Change", wrong: Wrong) -> None:
+        """Whether an order of this kind has such a value to amend; figures that are wrong already are 0 here."""
+        if change.qty_lots and change.qty_lots <= order.filled_lots:
             filled = plain(order.filled_lots * order.lot)
-            wrong(
-                "quantity", "QUANTITY_FILLED", f"{filled} is filled already; the quantity must be above it, or cancel"
-            )
-        elif lots is not None and not instrument.min_lots <= lots <= instrument.max_lots:
-            least, most = instrument.quantity(instrument.min_lots), instrument.quantity(instrument.max_lots)
-            wrong("quantity", "QUANTITY_RANGE", f"the quantity must be from {plain(least)} to {plain(most)}")
-        if lots is not None and order.parent_id is not None:
-            wrong("quantity", "EXIT_QUANTITY", "an exit's quantity follows the fills of its entry")
+            detail = f"{filled} is filled already; the quantity must be above it, or cancel"
+            wrong.add("quantity", "QUANTITY_FILLED", detail)
+        if change.qty_lots is not None and order.parent_id is not None:
+            wrong.add("quantity", "EXIT_QUANTITY", "an exit's quantity follows the fills of its entry")
         if change.price_ticks is not None and order.price_ticks is None:
-            wrong("price", "NO_PRICE", f"a {order.type} order without a limit price has none to amend")
+            wrong.add("price", "NO_PRICE", f"a {order.type} order without a limit price has none to amend")
         if change.stop_ticks is not None and (order.stop_ticks is None or order.state is not State.HELD):
-            wrong("stopPrice", "NO_STOP_PRICE", "only a pending stop or target has a stop price to amend")
-        price = change.price_ticks if change.price_ticks is not None else order.price_ticks
-        rest = (lots if lots is not None else order.qty_lots) - order.filled_lots
-        if price is not None and not errors and instrument.amount(price * rest) < instrument.min_notional:
-            lower = plain(instrument.min_notional)
-            wrong("quantity", "BELOW_MIN_NOTIONAL", f"the rest would be worth less than {lower} {order.quote}")
+            wrong.add("stopPrice", "NO_STOP_PRICE", "only a pending stop or target has a stop price to amend")
+
+    def _check_filters(self, order: Order, change: "_Change", terms: Terms, wrong: Wrong) -> None:
+        """The order as it would be, against what its venue takes."""
+        price = order.price_ticks if change.price_ticks is None else change.price_ticks
+        stop = order.stop_ticks if change.stop_ticks is None else change.stop_ticks
+        lots = order.qty_lots if change.qty_lots is None else change.qty_lots
+        held = order.state is State.HELD
+        field = "quantity" if change.qty_lots else "price" if change.price_ticks else "stopPrice"
+        if price and terms.bands is not None and (change.price_ticks or (held and change.stop_ticks)):
+            average = 2 * stop if held and stop else terms.feed.twice_average
+            terms.check_band("price" if change.price_ticks else "stopPrice", price, order.side, average, wrong)
+        if not held:
+            self._check_in_place(order, Amend(change.qty_lots, change.price_ticks), terms, wrong)
+        at_market = price is None and order.side == "sell"
+        if at_market and change.qty_lots and order.parent_id is None:
+            terms.check_market_lots("quantity", lots, wrong)
+        more = lots if held else lots - order.qty_lots
+        if change.qty_lots and order.side == "buy" and more > 0 and terms.max_position is not None:
+            terms.check_position(more, self.holding(order.wallet, order.pair), wrong)
+        ticks = stop if price is None else price
+        if ticks and lots and not wrong and order.parent_id is None:
+            terms.check_cost(field, ticks, lots, wrong, filled=order.filled_lots, at_market=at_market)
+
+    def _check_in_place(self, order: Order, amend: Amend, terms: Terms, wrong: Wrong) -> None:
+        instrument, lots = terms.instrument, amend.qty_lots
+        if not self.engine.amends_in_place(order, amend):  # the rest will be an order of its own
+            least = order.filled_lots + terms.min_lots
+            if lots and order.filled_lots < lots < least:
+                detail = f"the rest is below the least quantity; the least quantity now is {plain(least * order.lot)}"
+                wrong.add("quantity", "BELOW_MIN_QUANTITY", detail)
+            return
+        count = self._amends.get(order.venue_client_id, (0,))[0]
+        if count >= instrument.max_amends > 0:
+            detail = (
+                f"{order.order_id} was amended {count} times, which is all that {instrument.exchange} takes: "
+                f"cancel it and place another one"
+            )
+            wrong.add("quantity" if lots is not None else "price", "TOO_MANY_AMENDS", detail)
 
     def _held_refusal(self, order: Order, change: "_Change") -> Refusal | None:
         """What a new order like this would be refused for."""
@@ -137,6 +167,8 @@ class Amending(Actor):
             return
         instrument = self.engine.instruments[order.exchange, order.pair]
         amend = Amend(change.qty_lots, change.price_ticks)
+        if not self.engine.amends_in_place(order, amend):
+            amend = msgspec.structs.replace(amend, replace=True)
         more = reservation(amended(order, amend), instrument) - order.reserved
         if more > 0:  # what it may cost more is set aside before the venue hears of it
             refused = self.manager.more_refusal(order, more)
@@ -147,7 +179,10 @@ class Amending(Actor):
         order.amend_requested = amend
         self.manager.wait_for_venue(order, "amend", request.reply)
         self.orders.changed(order, "OrderAmendRequested", self.clock.now_ns())
-        self.engine.amend(order)
+        if amend.replace:
+            self.engine.cancel(order)
+        else:
+            self.engine.amend(order)
 
 
 class _Change(msgspec.Struct, frozen=True):

@@ -208,7 +208,7 @@ class Brackets(Actor):
             there = self._in_wallet(order)
             if there < order.left_lots:
                 order.qty_lots = order.filled_lots + there
-            if order.left_lots < self._instrument(order).min_lots:
+            if order.left_lots < self._instrument(order).min_lots or not self.manager.sendable(order):
                 self._dust(order, now_ns)
                 return
             free = self.ledger.available(order.wallet, order.base) + order.reserved

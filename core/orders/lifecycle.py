@@ -3,9 +3,9 @@
 Theory of operation. An order is HELD while it waits here (an exit leg, a trigger). Its intent is committed and then
 SENT. Every answer of the venue is one of the columns; whether a fill is PARTIAL or COMPLETE is decided before the grid
 is asked. LOSE says that the outcome is not known: funds stay reserved until the venue proves one of the other columns.
-SEND on an order that was sent before is its next attempt: a resend that is proven safe, or an exit that goes on with
-what is left. What is independent of this (a cancel or an amend that was asked for) is a field of the order, not a
-state.
+SEND on an order that was sent before is its next attempt: a resend that is proven safe, an exit that goes on with
+what is left, or an amended order that left the venue's book to come back anew. What is independent of this (a cancel or
+an amend that was asked for) is a field of the order, not a state.
 
 A fill may overtake a cancel or an expiry on the wire, so CANCELLED and EXPIRED still take fills, and become FILLED when
 they turn out to be whole. An ended order never opens again, and nothing but fills touches it.
@@ -41,7 +41,7 @@ GRID: dict[State, tuple[State | None, ...]] = {
     HELD:      (SENT,  __,      __,     __,        __,       CANCELLED, REJECTED, EXPIRED),
     SENT:      (SENT,  UNKNOWN, LIVE,   PART,      FILLED,   CANCELLED, REJECTED, EXPIRED),
     UNKNOWN:   (SENT,  UNKNOWN, LIVE,   PART,      FILLED,   CANCELLED, REJECTED, EXPIRED),
-    LIVE:      (__,    __,      LIVE,   PART,      FILLED,   CANCELLED, __,       EXPIRED),
+    LIVE:      (SENT,  __,      LIVE,   PART,      FILLED,   CANCELLED, __,       EXPIRED),
     PART:      (PART,  __,      PART,   PART,      FILLED,   CANCELLED, __,       EXPIRED),
     FILLED:    (__,    __,      __,     __,        __,       __,        __,       __     ),
     CANCELLED: (__,    __,      __,     CANCELLED, FILLED,   __,        __,       __     ),

@@ -219,7 +219,7 @@ class OrderManager(Actor):
             return
         legs = self._legs(order, plan)
         order.state = State.SENT
-        self._stamp(order)
+        self._stamp(order, order.qty_lots)
         self.orders.add(order)
         self.reserve(order, need)
         for leg in legs:
@@ -296,10 +296,20 @@ class OrderManager(Actor):
 
     # --- sending
 
-    def _stamp(self, order: Order) -> None:
-        """Give the order's next attempt its venue client id; it is sent when that is committed."""
+    def sendable(self, order: Order) -> int:
+        """How much of the rest one order can carry; 0 where what is left is dust that the venue would refuse."""
+        left = order.left_lots
+        if order.price_ticks is not None or order.guard_ticks is not None:
+            return left
+        terms = self.engine.terms[order.exchange, order.pair]
+        lots = terms.instrument.market_lots(left)
+        bid = terms.feed.book.best_bid_ticks
+        return lots if not bid or bid * lots >= terms.market_cost[0] else 0
+
+    def _stamp(self, order: Order, lots: int) -> None:
+        """Give the order's next attempt its quantity and its venue client id; it is sent when that is committed."""
         order.attempt += 1
-        order.attempt_until = order.qty_lots
+        order.attempt_from, order.attempt_until = order.filled_lots, order.filled_lots + lots
         order.venue_client_id = self.ids.venue_client_id(order.order_id, order.attempt)
         order.sent_ns = None
 
@@ -313,7 +323,7 @@ class OrderManager(Actor):
             pair=order.pair,
             side=order.side,
             type="market" if market else "limit",
-            qty_lots=order.left_lots,
+            qty_lots=order.attempt_until - order.attempt_from,
             price_ticks=order.guard_ticks if market else order.price_ticks,
             tif=tif,
             post_only=order.post_only,
@@ -340,7 +350,7 @@ class OrderManager(Actor):
         order.state, order.waiting = state, False
         if first:
             order.submit_ns = now_ns
-        self._stamp(order)
+        self._stamp(order, self.sendable(order))
         self.orders.changed(order, "OrderSubmitted", now_ns)
         self._place(order)
         return True
@@ -350,7 +360,9 @@ class OrderManager(Actor):
         quote = self.engine.market.quote(order.exchange, order.pair)
         at = quote[1] if quote is not None else order.stop_ticks
         assert at is not None, "a triggered order has a stop price"
-        return max(at, int(at * (1 + self.engine.limits.max_slippage)))
+        guard = max(at, int(at * (1 + self.engine.limits.max_slippage)))
+        terms = self.engine.terms[order.exchange, order.pair]
+        return guard if terms.bands is None else min(guard, terms.band(order.side, terms.feed.twice_average)[1])
 
     # --- ending
 

@@ -1,7 +1,8 @@
 """Every order and fill that is held in memory, and the one way to change what the world sees of them.
 
 Always true here: `orders` and `fills` are in the order in which they came; `open` holds exactly the orders that have
-not ended; a change that is not passed to `changed` or `add_fill` is not committed.
+not ended; `open_count` counts those of them that have been sent; a change that is not passed to `changed` or
+`add_fill` is not committed.
 """
 
 from collections.abc import Iterable
@@ -48,12 +49,32 @@ class Orders:
         self._fills_of: dict[str, list[Fill]] = {}
         self._uncommitted: set[str] = set()
         self._buying: dict[tuple[str, str], Decimal] = {}
+        self._sent: set[str] = set()  # ids of open orders that have been sent
+        self._sent_count: dict[tuple[str, str], int] = {}  # by wallet and pair
 
     # --- reading
 
     def buying(self, wallet: str, pair: str) -> Decimal:
         """What open buys of a pair have reserved, in quote."""
         return self._buying.get((wallet, pair), ZERO)
+
+    def open_count(self, wallet: str, pair: str) -> int:
+        """How many orders of a pair the venue has, or may have: sent and not ended."""
+        return self._sent_count.get((wallet, pair), 0)
+
+    def quantity_bought(self, wallet: str, pair: str) -> Decimal:
+        """What the open buys of a pair that have been sent may still bring, in base; looks at every open order."""
+        return sum(
+            (
+                order.left_lots * order.lot
+                for order in self.open.values()
+                if order.side == "buy"
+                and order.pair == pair
+                and order.wallet == wallet
+                and order.state is not State.HELD
+            ),
+            ZERO,
+        )
 
     def note_reserved(self, order: Order, change: Decimal) -> None:
         """An order's reservation has changed."""
@@ -110,6 +131,8 @@ class Orders:
             if order.end_ns is None:
                 order.end_ns = now_ns
             self.open.pop(order.order_id, None)
+        if ended is (order.order_id in self._sent):
+            self._count(order, ended)
         outbox = self.kernel.outbox
         outbox.put("orders", order.order_id, order)
         if self.ids.dirty:
@@ -147,8 +170,19 @@ class Orders:
             self.by_client.setdefault(order.client_order_id, order.order_id)
         if not order.ended:
             self.open[order.order_id] = order
+            self._count(order, False)
             if order.reserved and order.side == "buy":
                 self.note_reserved(order, order.reserved)
+
+    def _count(self, order: Order, ended: bool) -> None:
+        """Follow an order that was sent, or that has ended."""
+        key, order_id = (order.wallet, order.pair), order.order_id
+        if ended:
+            self._sent.discard(order_id)
+            self._sent_count[key] -= 1
+        elif order.state is not State.HELD and order_id not in self._sent:
+            self._sent.add(order_id)
+            self._sent_count[key] = self._sent_count.get(key, 0) + 1
 
     def _index_fill(self, fill: Fill) -> None:
         self.fills[fill.fill_id] = fill

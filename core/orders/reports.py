@@ -18,6 +18,7 @@ from ..model.messages import (
     ExitUnsold,
     OrderFilled,
     Refusal,
+    ReportMissing,
     VenueAccepted,
     VenueAmended,
     VenueEnded,
@@ -27,7 +28,7 @@ from ..model.messages import (
 )
 from ..model.records import Fill, Order, State
 from .lifecycle import Step, advance
-from .manager import OrderManager
+from .manager import OrderManager, Request
 
 # The manual's retryable errors: tried again only because the venue has proven that it did not take the order.
 # The paper venue's word for a book that is not up to date is of the same kind.
@@ -107,8 +108,10 @@ class Reports(Actor):
             now_ns = self.clock.now_ns()
             self.manager.accepted(order, now_ns)
             self.orders.changed(order, "OrderAccepted", now_ns)
-        if order.cancel_requested is not None:  # the cancel may have come before the order did
-            self.engine.cancel(order)
+        if order.amend_requested is None:  # of an amended order that has come back to the venue's book
+            self.manager.answer_waiting(order, request="amend")
+        if order.cancel_requested is not None or _being_replaced(order):
+            self.engine.cancel(order)  # it may have come before the order did, or was lost
 
     def on_rejected(self, message: VenueRejected) -> None:
         order = self._find(message.client_id, "a rejection")
@@ -214,13 +217,33 @@ class Reports(Actor):
         if order is None or order.venue_client_id != message.client_id or order.waiting:
             return
         self._answered(order)
+        if message.filled_lots is not None and order.attempt_from + message.filled_lots > order.filled_lots:
+            # Money moved that is not known here yet; the end counts when it is.
+            self.bus.publish(ReportMissing(order, "the venue has ended it, and not all of its fills are known"))
+            return
         if message.kind == "expired" and self._goes_on(order):
+            return
+        if message.kind == "cancelled" and order.cancel_requested is None and _being_replaced(order):
+            self._replace(order)
             return
         reason = order.cancel_requested or message.reason
         timed_out = order.expires_ns is not None and order.tif == "GTD" and order.expires_ns <= self.clock.now_ns()
         expired = message.kind == "expired" or timed_out
         step, code = (Step.EXPIRE, "EXPIRED") if expired else (Step.CANCEL, "CANCELLED")
         self.manager.end(order, step, reason, code, self.clock.now_ns())
+
+    def _replace(self, order: Order) -> None:
+        """It is proven off the venue's book, and how much of it traded is known: send what is asked for anew."""
+        asked, now_ns = order.amend_requested, self.clock.now_ns()
+        assert asked is not None
+        order.qty_lots = order.qty_lots if asked.qty_lots is None else asked.qty_lots
+        order.price_ticks = order.price_ticks if asked.price_ticks is None else asked.price_ticks
+        self.manager.settle_amend(order)
+        if order.left_lots <= 0:
+            self.manager.end(order, Step.CANCEL, "amended to what was filled", "CANCELLED", now_ns)
+            return
+        self.orders.changed(order, "OrderAmended", now_ns)
+        self.manager.send(order, now_ns)
 
     def _goes_on(self, order: Order) -> bool:
         """Whether this is a reached sale at the market, which ends only when it is sold or taken back."""
@@ -236,13 +259,18 @@ class Reports(Actor):
         order = self._find(message.client_id, "an amendment")
         if order is None or order.ended or order.venue_client_id != message.client_id:
             return
-        asked = order.amend_requested
-        if asked is None or message.qty_lots != (asked.qty_lots or order.qty_lots):
-            self._note(f"an amendment of {order.order_id} to {message.qty_lots} lots, which nobody waits for")
-            return
-        order.qty_lots = order.attempt_until = message.qty_lots
+        asked, qty_lots = order.amend_requested, order.attempt_from + message.qty_lots
+        wanted = asked is not None and not asked.replace and qty_lots == (asked.qty_lots or order.qty_lots)
+        if not wanted:
+            if qty_lots == order.attempt_until and message.price_ticks in (None, order.price_ticks):
+                return  # told once more
+            self._note(f"{order.order_id} was amended to {qty_lots} lots, which nobody here asked for")
+        order.qty_lots = order.attempt_until = qty_lots
         order.price_ticks = message.price_ticks if message.price_ticks is not None else order.price_ticks
-        self.manager.settle_amend(order)
+        if wanted:
+            self.manager.settle_amend(order)
+        else:  # by hand at the venue, or by another program: the venue's word is what can trade
+            self.manager.reserve(order, min(ZERO, self.manager.reservation_now(order) - order.reserved))
         if not order.ended and order.left_lots <= 0:  # cut to what had been filled meanwhile
             self.manager.end(order, Step.CANCEL, "amended to what was filled", "CANCELLED", self.clock.now_ns())
             return
@@ -254,15 +282,27 @@ class Reports(Actor):
         if order is None or order.ended or order.venue_client_id != message.client_id:
             return
         if message.request == "cancel":
-            if order.state is State.SENT:  # it overtook the order; sent again when the order is accepted
+            if order.state in (State.SENT, State.UNKNOWN):  # it overtook the order; sent again when that is accepted
                 return
+            if message.code == "UNKNOWN_ORDER":  # it has ended there, or never was: what became of it?
+                self.bus.publish(ReportMissing(order, "the venue does not know the order that it was to cancel"))
             order.cancel_requested = None
+            if _being_replaced(order):
+                self.manager.settle_amend(order)
+                self._tell_refused(order, message, "amend")
         elif order.amend_requested is None:
             return
         else:
             self.manager.settle_amend(order)
-        now_ns = self.clock.now_ns()
-        self.orders.changed(order, f"Order{message.request.capitalize()}Refused", now_ns)
-        detail = f"the venue refused to {message.request} {order.order_id}: {message.reason}"
+        self._tell_refused(order, message, message.request)
+
+    def _tell_refused(self, order: Order, message: VenueRequestFailed, request: Request) -> None:
+        self.orders.changed(order, f"Order{request.capitalize()}Refused", self.clock.now_ns())
+        detail = f"the venue refused to {request} {order.order_id}: {message.reason}"
         refusal = Refusal(code=message.code, detail=detail, status=409, order=order)
-        self.manager.answer_waiting(order, refusal, message.request)
+        self.manager.answer_waiting(order, refusal, request)
+
+
+def _being_replaced(order: Order) -> bool:
+    """Whether the venue is asked to take it off its book, so that it comes back as amended."""
+    return order.amend_requested is not None and order.amend_requested.replace

@@ -48,12 +48,15 @@ class Ledger:
 
     def deposit(self, wallet: str, currency: str, amount: Decimal) -> None:
         """Money that comes in from outside, or with a minus goes out; raises Overdrawn."""
-        if amount < 0 and self.available(wallet, currency) + amount < 0:
-            raise Overdrawn(
-                f"cannot withdraw {plain(-amount)} {currency} from {wallet}: "
-                f"{plain(self.available(wallet, currency))} is available"
-            )
+        if amount < 0:
+            self.check_withdrawal(wallet, currency, -amount)
         self.settle(wallet, currency, amount)
+
+    def check_withdrawal(self, wallet: str, currency: str, amount: Decimal) -> None:
+        """Raises Overdrawn where less than the amount is available."""
+        there = self.available(wallet, currency)
+        if amount > there:
+            raise Overdrawn(f"cannot withdraw {plain(amount)} {currency} from {wallet}: {plain(there)} is available")
 
     def reserve(self, wallet: str, currency: str, change: Decimal) -> None:
         """Set aside (positive) or free (negative); the caller has checked `available`. Raises Overdrawn."""

@@ -57,6 +57,23 @@ class Deposit(msgspec.Struct, frozen=True, rename="camel"):
     timestamp: int  # ms
 
 
+class FeeValued(msgspec.Struct, frozen=True, rename="camel"):
+    """What a fee in a third currency was worth when it was paid: the event `FeeValued` of the journal.
+
+    As `FeeUnpriced`, without a value: no market turns it into quote currency. It has left the balance, and no profit
+    knows of it.
+    """
+
+    fill_id: str
+    order_id: str
+    exchange: str
+    pair: str
+    fee: Decimal
+    fee_currency: str
+    fee_value: Decimal | None  # in quote, 18 decimals
+    quote: str
+
+
 class DayOpen(msgspec.Struct, frozen=True):
     """What each open position had earned in all when a UTC day began: field `dayOpen` of table `meta`."""
 
@@ -174,7 +191,7 @@ class PortfolioManager(Actor):
         fill = message.fill
         self._roll(self.clock.now_ns())
         held = self._held.get((fill.wallet, fill.pair)) or self._new(fill)
-        fee_value = self._settle(fill, held, message.reserved_change)
+        self._settle(fill, held, message.reserved_change)
         position, realised = held.position, held.position.realised
         kind = apply_fill(
             position,
@@ -182,7 +199,6 @@ class PortfolioManager(Actor):
             base=held.base,
             quote=held.quote,
             lot=held.lot,
-            fee_value=fee_value,
             new_id=self._ids.position,
         )
         self.valuation.follow()
@@ -198,29 +214,46 @@ class PortfolioManager(Actor):
         if kind is not None:
             self.outbox.event("positions", kind, self.statement.update(held))
 
-    def _settle(self, fill: Fill, held: Held, reserved_change: Decimal) -> Decimal:
-        """Move the money; returns what a fee in a third currency is worth in quote (0 when nothing prices it)."""
+    def _settle(self, fill: Fill, held: Held, reserved_change: Decimal) -> None:
+        """Move the money."""
         buy, fee, paid_in = fill.side == "buy", fill.fee, fill.fee_currency
         self.ledger.reserve(fill.wallet, held.quote if buy else held.base, reserved_change)
         quantity = fill.quantity
         cost = fill.price * quantity
         quote, base = (-cost, quantity) if buy else (cost, -quantity)
-        third = ZERO
         if paid_in == held.quote:
             quote -= fee
         elif paid_in == held.base:
             base -= fee
         elif fee:
+            self._value_fee(fill, held.quote)
             self.ledger.settle(fill.wallet, paid_in, -fee)
-            third = worth(fee, self.rates.convert(fill.exchange, paid_in, held.quote))
         self.ledger.settle(fill.wallet, held.quote, quote)
         self.ledger.settle(fill.wallet, held.base, base)
-        return third
+
+    def _value_fee(self, fill: Fill, quote: str) -> None:
+        """Note in the fill what its fee in a third currency is worth now; say so where nothing prices it.
+
+        The fill is put on record by this very input, so what is committed has the value from the first.
+        """
+        rate = self.rates.convert(fill.exchange, fill.fee_currency, quote)
+        value = None if rate is None else worth(fill.fee, rate)
+        msgspec.structs.force_setattr(fill, "fee_value", value)
+        valued = FeeValued(
+            fill.fill_id, fill.order_id, fill.exchange, fill.pair, fill.fee, fill.fee_currency, value, quote
+        )
+        self.outbox.event("portfolio", "FeeUnpriced" if value is None else "FeeValued", valued)
 
     def deposit(self, wallet: str, currency: str, amount: Decimal) -> None:
         """Money from outside, or with a minus to it; earns nothing in any return. Raises Overdrawn."""
+        if amount < 0:
+            self.ledger.check_withdrawal(wallet, currency, -amount)
+        self.flow(wallet, currency, amount)
+
+    def flow(self, wallet: str, currency: str, amount: Decimal) -> None:
+        """Money that came, or with a minus went, at the venue: it has happened, so it is never refused."""
         now_ns = self.clock.now_ns()
-        self.ledger.deposit(wallet, currency, amount)
+        self.ledger.settle(wallet, currency, amount)
         deposit = Deposit(wallet, currency, amount, now_ns // MS_NS)
         self.outbox.event("portfolio", "Deposited", deposit)
         if is_paper(wallet) == self.paper:
@@ -325,17 +358,17 @@ class PortfolioManager(Actor):
             self.statement.touch(held)
 
     def _refresh_if_due(self) -> None:
-        if self._dirty:
-            now_ns = self.clock.now_ns()
-            # A clock that was set back must not stop the revaluation.
-            if now_ns >= self._next_refresh_ns or now_ns < self._next_refresh_ns - self.REVALUE_NS:
-                self._refresh(now_ns)
+        now_ns = self.clock.now_ns()
+        # A clock that was set back must not stop the revaluation.
+        if now_ns >= self._next_refresh_ns or now_ns < self._next_refresh_ns - self.REVALUE_NS:
+            self._refresh(now_ns)
 
     # --- what others ask
 
     def equity(self, paper: bool) -> Decimal:
         """All balances of a side in base currency; prices are at most REVALUE_NS old, fills are in it."""
-        self._refresh_if_due()
+        if self._dirty:
+            self._refresh_if_due()
         if self.ledger.changed:
             self.valuation.follow()
         return self.valuation.equity[paper]
@@ -356,7 +389,8 @@ class PortfolioManager(Actor):
         held = self._held.get((wallet, pair))
         if held is None:
             return ZERO
-        self._refresh_if_due()
+        if self._dirty:
+            self._refresh_if_due()
         mark = self.rates.mark(held.market)
         value = held.position.cost if mark is None else held.position.quantity * mark
         rate = held.quote_rate.value

@@ -32,18 +32,17 @@ def apply_fill(
     base: str,
     quote: str,
     lot: Decimal,
-    fee_value: Decimal,
     new_id: Callable[[], str],
 ) -> str | None:
     """Book a fill; returns the name of the API event, or None when no open position was touched.
 
-    `lot` is the least that can be sold. `fee_value` is the fee in quote where it was paid in a third currency. `new_id`
-    names a position that opens.
+    `lot` is the least that can be sold. `new_id` names a position that opens. A fee in a third currency costs what it
+    was worth, `fill.fee_value`; nothing where that is not known.
     """
     was_open = is_open(position, lot)
     touched = True
     if fill.side == "buy":
-        quantity, cost, earned = _bought(fill, base, quote, fee_value)
+        quantity, cost, earned = _bought(fill, base, quote)
         if not was_open and position.quantity + quantity >= lot:
             position.position_id = new_id()
             position.open_ns = fill.timestamp_ns
@@ -52,7 +51,7 @@ def apply_fill(
         position.cost += cost
     else:
         touched = position.quantity > 0
-        earned = _sold(position, fill, base, quote, fee_value)
+        earned = _sold(position, fill, base, quote)
     if not touched:
         return None
     position.realised += earned
@@ -78,16 +77,16 @@ def _event(position: Position, was_open: bool, now_open: bool) -> str | None:
     return "PositionClosed"
 
 
-def _bought(fill: Fill, base: str, quote: str, fee_value: Decimal) -> tuple[Decimal, Decimal, Decimal]:
+def _bought(fill: Fill, base: str, quote: str) -> tuple[Decimal, Decimal, Decimal]:
     """Quantity and cost that the position gains, and what is realised."""
     quantity, price = fill.quantity, fill.price
     if fill.fee_currency == base:
         quantity -= fill.fee
         return quantity, quantity * price, -fill.fee * price
-    return quantity, quantity * price, -(fill.fee if fill.fee_currency == quote else fee_value)
+    return quantity, quantity * price, -(fill.fee if fill.fee_currency == quote else fill.fee_value or ZERO)
 
 
-def _sold(position: Position, fill: Fill, base: str, quote: str, fee_value: Decimal) -> Decimal:
+def _sold(position: Position, fill: Fill, base: str, quote: str) -> Decimal:
     """Take what was sold out of the position; returns what is realised."""
     held, quantity, price = position.quantity, fill.quantity, fill.price
     sold = quantity if quantity <= held else held
@@ -95,7 +94,7 @@ def _sold(position: Position, fill: Fill, base: str, quote: str, fee_value: Deci
     if fill.fee_currency == quote:
         paid = fill.fee
     elif fill.fee_currency != base:
-        paid = fee_value
+        paid = fill.fee_value or ZERO
     elif fill.fee > 0:
         gone = min(held, sold + fill.fee)
     else:

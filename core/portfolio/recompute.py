@@ -3,7 +3,7 @@
 What the manager keeps incrementally must equal this at any time; a test says so, and so can a person with the journal.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 import msgspec
@@ -34,9 +34,8 @@ def recompute(
     mid: Mid,
     base_currency: str,
     paper: bool,
-    fee_value: Callable[[Fill], Decimal],
 ) -> Recomputed:
-    """`fee_value(fill)` is what a fee in a third currency was worth in quote when it was paid."""
+    """From the records of all fills, as they are kept, and all deposits."""
     totals: dict[Account, Decimal] = {}
     positions: dict[tuple[str, str], Position] = {}
     for wallet, currency, amount in deposits:
@@ -48,14 +47,12 @@ def recompute(
             (fill.wallet, fill.pair),
             Position(position_id="", wallet=fill.wallet, exchange=fill.exchange, pair=fill.pair),
         )
-        third = fill.fee_currency not in (instrument.base, instrument.quote)
         apply_fill(
             position,
             fill,
             base=instrument.base,
             quote=instrument.quote,
             lot=instrument.lot,
-            fee_value=fee_value(fill) if third else ZERO,
             new_id=str,  # ids are not recomputed: str() is empty
         )
     rates = Rates(instruments, mid, base_currency)

@@ -52,6 +52,7 @@ class Valuation:
         self._holdings: dict[Account, Holding] = {}
         self._by_rate: dict[Rate, list[Holding]] = {}
         self.equity = {True: ZERO, False: ZERO}  # by paper
+        self._unpriced: dict[bool, set[Holding]] = {True: set(), False: set()}  # by paper
 
     def follow(self) -> None:
         """Take over the balances that changed."""
@@ -77,6 +78,10 @@ class Valuation:
     def _revalue(self, holding: Holding) -> None:
         rate = holding.rate.value
         value = (holding.amount * rate).quantize(EIGHTEEN) if rate is not None else ZERO
+        if rate is None and holding.amount:
+            self._unpriced[holding.paper].add(holding)
+        elif self._unpriced[holding.paper]:
+            self._unpriced[holding.paper].discard(holding)
         self.equity[holding.paper] += value - holding.value
         holding.value = value
 
@@ -89,10 +94,10 @@ class Valuation:
         assert equity == self.equity, f"the running equity {self.equity} is not the sum of the balances {equity}"
 
     def unpriced(self, paper: bool) -> Iterator[Holding]:
-        for holding in self._holdings.values():
-            if holding.paper == paper and holding.amount and holding.rate.value is None:
-                yield holding
+        """The balances without a price, in the order in which they came."""
+        unpriced = self._unpriced[paper]
+        return (holding for holding in self._holdings.values() if holding in unpriced) if unpriced else iter(())
 
     def complete(self, paper: bool) -> bool:
         """Whether every balance that has a market is priced; right after a start the prices are still on their way."""
-        return not any(holding.rate.paths for holding in self.unpriced(paper))
+        return not any(holding.rate.paths for holding in self._unpriced[paper])

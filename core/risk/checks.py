@@ -52,14 +52,17 @@ class Checks:
         self.day_pnl = day_pnl
         self.to_base = to_base
         self._amounts: dict[str, _Amounts] = {}  # by wallet
+        self._loss = self._shown_loss = ZERO  # the day's, as it was last seen and shown
 
     def run(self, request: SubmitOrder, plan: Plan, need: Decimal) -> tuple[RiskValidation, str | None]:
         """The report, and the code of the first check that refuses; `need` is what the order would reserve."""
         reducing = request.side == "sell"  # on spot a sell can only reduce
-        checks = [self._trading_state(reducing), self._balance(request, plan, need)]
+        active = self.guard.state is TradingState.ACTIVE
+        checks = [TRADING if active else self._limited(reducing), self._balance(request, plan, need)]
         if self.limits.enabled:
-            checks.append(self._position_size(plan, reducing))
-            checks.append(self._day_loss(plan, reducing))
+            limits = self._limits_of(plan.wallet)
+            checks.append(REDUCES if reducing else self._position_size(plan, limits))
+            checks.append(self._day_loss(limits, reducing))
         refused = None
         for check in checks:
             if not check.passed:
@@ -67,10 +70,9 @@ class Checks:
                 break
         return self._report(plan, tuple(checks), refused), refused
 
-    def _trading_state(self, reducing: bool) -> Check:
-        state = self.guard.state
-        passed = state is TradingState.ACTIVE or (reducing and state is TradingState.REDUCING)
-        return Check("tradingState", passed, detail=None if state is TradingState.ACTIVE else self.guard.why)
+    def _limited(self, reducing: bool) -> Check:
+        passed = reducing and self.guard.state is TradingState.REDUCING
+        return Check("tradingState", passed, detail=self.guard.why)
 
     def _balance(self, request: SubmitOrder, plan: Plan, need: Decimal) -> Check:
         instrument = plan.instrument
@@ -81,19 +83,17 @@ class Checks:
         detail = f"needs {plain(need)} {currency}, available are {plain(there)} {currency} at {instrument.exchange}"
         return Check("balance", False, tidy(there), tidy(need), detail)
 
-    def _position_size(self, plan: Plan, reducing: bool) -> Check:
+    def _position_size(self, plan: Plan, limits: "_Amounts") -> Check:
         """The position after the order, against the share of equity that one position may be."""
-        if reducing:
-            return Check("positionSize", True, detail="the order reduces")
-        limit, price = self._room(plan)
-        shown_limit = self._amounts[plan.wallet].shown_position
+        instrument, limit = plan.instrument, limits.position
+        price = self.to_base(instrument.quote, instrument.exchange)
         if price is None:
-            return Check("positionSize", True, detail=f"no price of {plan.instrument.quote} in base currency")
-        after = self._exposure(plan.wallet, plan.instrument.pair, price) + (plan.estimated_cost or ZERO) * price
-        detail = None
-        if after > limit:
-            detail = f"the position would be {plain(_cents(after))}, at most {plain(_cents(limit))} are allowed"
-        return Check("positionSize", after <= limit, shown_limit, _cents(after), detail)
+            return Check("positionSize", True, detail=f"no price of {instrument.quote} in base currency")
+        after = self._exposure(plan.wallet, instrument.pair, price) + (plan.estimated_cost or ZERO) * price
+        if after <= limit:
+            return Check("positionSize", True, limits.shown_position, _cents(after))
+        detail = f"the position would be {plain(_cents(after))}, at most {plain(_cents(limit))} are allowed"
+        return Check("positionSize", False, limits.shown_position, _cents(after), detail)
 
     def growth_refusal(self, order: Order, more: Decimal) -> str | None:
         """Why an open buy may not reserve so much more quote currency; None where it may."""
@@ -110,10 +110,6 @@ class Checks:
         """What the position is worth, and what open buys may still add to it, in base currency."""
         return self.position_value(wallet, pair) + self.buying(wallet, pair) * to_base
 
-    def _room(self, plan: Plan) -> tuple[Decimal, Decimal | None]:
-        limits = self._limits_of(plan.wallet)
-        return limits.position, self.to_base(plan.instrument.quote, plan.instrument.exchange)
-
     def _limits_of(self, wallet: str) -> "_Amounts":
         """The limits as amounts, worked out again only when the equity has changed."""
         equity = self.equity(wallet)
@@ -122,36 +118,36 @@ class Checks:
             known = self._amounts[wallet] = _Amounts(equity, self.limits)
         return known
 
-    def _day_loss(self, plan: Plan, reducing: bool) -> Check:
-        limits = self._limits_of(plan.wallet)
+    def _day_loss(self, limits: "_Amounts", reducing: bool) -> Check:
         loss = self.day_pnl()
-        passed = reducing or loss >= limits.day
-        detail = None if passed else f"today's loss of {plain(_cents(-loss))} is over {plain(-limits.shown_day)}"
-        return Check("dailyLoss", passed, limits.shown_day, _cents(loss), detail)
+        if loss != self._loss:
+            self._loss, self._shown_loss = loss, _cents(loss)
+        if reducing or loss >= limits.day:
+            return Check("dailyLoss", True, limits.shown_day, self._shown_loss)
+        detail = f"today's loss of {plain(_cents(-loss))} is over {plain(-limits.shown_day)}"
+        return Check("dailyLoss", False, limits.shown_day, self._shown_loss, detail)
 
     def _report(self, plan: Plan, checks: tuple[Check, ...], refused: str | None) -> RiskValidation:
-        size: CheckResult = "approved"
-        portfolio: CheckResult = "approved"
-        recommended = plan.instrument.quantity(plan.qty_lots)
-        if refused is not None:
-            failed = {check.name for check in checks if not check.passed}
-            recommended = ZERO
-            if "positionSize" in failed:
-                size, recommended = "rejected", self._recommended(plan)
-            if failed - {"positionSize"}:
-                portfolio = "rejected"
-        return RiskValidation(
-            passed=refused is None,
-            position_size_check=size if self.limits.enabled else "skipped",
-            portfolio_risk_check=portfolio if len(checks) == len(CODES) or portfolio == "rejected" else "skipped",
-            recommended_size=tidy(recommended),
-            max_risk=_cents(plan.estimated_cost or ZERO),
-            checks=checks,
-        )
+        enabled = self.limits.enabled
+        max_risk = _cents(plan.estimated_cost or ZERO)
+        if refused is None:
+            recommended = tidy(plan.qty_lots * plan.instrument.lot)
+            size: CheckResult = "approved" if enabled else "skipped"
+            portfolio: CheckResult = "approved" if len(checks) == len(CODES) else "skipped"
+            return RiskValidation(True, size, portfolio, recommended, max_risk, checks)
+        failed = {check.name for check in checks if not check.passed}
+        size, recommended = "approved", ZERO
+        if "positionSize" in failed:
+            size, recommended = "rejected", tidy(self._recommended(plan))
+        portfolio = "approved" if len(checks) == len(CODES) else "skipped"
+        if failed - {"positionSize"}:
+            portfolio = "rejected"
+        return RiskValidation(False, size if enabled else "skipped", portfolio, recommended, max_risk, checks)
 
     def _recommended(self, plan: Plan) -> Decimal:
         """The greatest quantity that the position limit still allows."""
-        limit, to_base = self._room(plan)
+        limit = self._limits_of(plan.wallet).position
+        to_base = self.to_base(plan.instrument.quote, plan.instrument.exchange)
         price = plan.reference_price
         if not to_base or not price:
             return ZERO
@@ -165,6 +161,11 @@ CODES: dict[CheckName, str] = {
     "positionSize": "RISK_POSITION_SIZE",
     "dailyLoss": "RISK_DAILY_LOSS",
 }
+
+
+# What most orders are told; shared, as they never change.
+TRADING = Check("tradingState", True)
+REDUCES = Check("positionSize", True, detail="the order reduces")
 
 
 class _Amounts:
@@ -184,4 +185,4 @@ _CENT = ONE / 10**8
 
 
 def _cents(value: Decimal) -> Decimal:
-    return tidy(value.quantize(_CENT))
+    return value.quantize(_CENT).normalize() + ZERO  # as `tidy` does
