@@ -135,7 +135,8 @@ class Node:
         self.history = History(self.kernel, self.orders, archive_write, history)
         rng = random.Random(f"{settings.market_seed}:{epoch}")
         self.paper_venues = self._paper_venues(epoch)
-        self.live_venues = self.exchanges.live_venues(Core(self.kernel, self.ids, rng.random, self.trouble))
+        core = Core(self.kernel, self.ids, rng.random, self.trouble, self.engine.set_fees)
+        self.live_venues = self.exchanges.live_venues(core)
         self.venues: dict[str, VenueClient] = {f"paper.{name}": venue for name, venue in self.paper_venues.items()}
         self.venues.update((venue.name, venue) for venue in self.live_venues)
         for wallet, client in self.venues.items():
@@ -292,8 +293,8 @@ class Node:
         away = [order for order in self.orders.open.values() if order.wallet not in self.venues]
         if away:
             raise SettingsError(
-                f"{len(away)} live orders of {away[0].exchange} are open, {away[0].order_id} the first of them: on paper "
-                "nobody would look after them; set LIVE_TRADING=true and PAPER_TRADING=false, or use another DATA_DIR"
+                f"{len(away)} live orders of {away[0].exchange} are open, {away[0].order_id} the first of them: on "
+                "paper nobody would look after them; set LIVE_TRADING=true and PAPER_TRADING=false, or another DATA_DIR"
             )
 
     def _listed(self) -> set[str]:

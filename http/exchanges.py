@@ -52,6 +52,7 @@ class Core(NamedTuple):
     ids: Ids
     jitter: Callable[[], float]  # 0..1, seeded
     trouble: Trouble
+    set_fees: Callable[[str, str, Decimal, Decimal], None]  # exchange, pair, maker, taker
 
 
 class Exchanges(Protocol):
@@ -69,6 +70,10 @@ class Exchanges(Protocol):
 
     def live_venues(self, core: Core, /) -> list[LiveVenue]:
         """The venues that take live orders; none where every order is paper."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is kept open to ask questions; sources and venues are stopped by then."""
         ...
 
     def market_status(self) -> Mapping[str, VenueStatus]:
@@ -102,6 +107,9 @@ class Simulated:
 
     def live_venues(self, _: Core, /) -> list[LiveVenue]:
         return []
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
     def market_status(self) -> Mapping[str, VenueStatus]:
         return {}

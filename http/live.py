@@ -107,10 +107,14 @@ class Binance:
             ours=lambda client_id: core.ids.order_of(client_id) is not None,
             jitter=core.jitter,
             on_trouble=core.trouble,
+            on_fees=lambda pair, fees: core.set_fees("binance", pair, fees.maker, fees.taker),
             budgets=self.budgets,
             connects=self.connects,
         )
         return [venue]
+
+    async def close(self) -> None:
+        await self.rest.aclose()
 
     def market_status(self) -> Mapping[str, VenueStatus]:
         return {"binance": self.market.status()} if self.market is not None else {}

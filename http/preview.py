@@ -1,6 +1,6 @@
 """What an order would do, without doing it: the same plan and the same checks that a real one goes through."""
 
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 from ..core.execution.engine import ExecutionEngine, Plan
 from ..core.kernel.clock import Clock
@@ -64,7 +64,7 @@ def expected_fill(plan: Plan) -> ExpectedFill | None:
     if not walk.filled_lots:
         return ExpectedFill(ZERO, None, None, None)
     quantity = number(walk.filled_lots, instrument.lot)
-    average = tidy((walk.cost * instrument.tick / walk.filled_lots).quantize(AVERAGE_STEP))
+    average = tidy((walk.cost * instrument.tick / walk.filled_lots).quantize(AVERAGE_STEP, ROUND_HALF_EVEN))
     worst = number(walk.worst_ticks, instrument.tick) if walk.worst_ticks is not None else None
     slippage = None if walk.slippage_mid_bps is None else round(walk.slippage_mid_bps, 4)
     return ExpectedFill(quantity, average, worst, slippage, (Slice(instrument.exchange, average, quantity),))

@@ -49,6 +49,7 @@ LOG_FLUSH_S = 0.1
 WATCH_REDIS_S = 0.5
 READY_TIMEOUT_S = 30.0
 SHUTDOWN_TIMEOUT_S = 10.0
+RECONCILE_TIMEOUT_S = 5.0
 CONNECTIONS_MAX = 10_000
 # What is kept makes no reference cycles, so the collector finds little; by default it would look every 700 objects.
 GC_THRESHOLDS = (10_000, 10, 10)
@@ -136,6 +137,7 @@ class Service:
         if compiled:
             self.say(f"first start: {compiled} kernels are compiled and kept for the next one")
         exchanges = await find_exchanges(self.settings, self.clock, self._trouble)
+        stack.push_async_callback(exchanges.close)
         for warning in exchanges.warnings:
             self.say(f"warning: {warning}")
             self.logs.exchange("LEFT_OUT", {"detail": warning}, "warn")
@@ -266,9 +268,17 @@ class Service:
         return Readiness(not missing, checks, ", ".join(missing))
 
     async def _refresh(self) -> None:
-        """Paper venues have no account of their own to differ from: recompute everything and wait for the commit."""
+        """Ask live venues for their orders and balances, recompute everything, and wait for the commit.
+
+        A venue that does not answer in time is left to the comparison that goes on by itself.
+        """
+        compared, committed = asyncio.Event(), asyncio.Event()
+        self.node.kernel.run(self.node.accounts.check, compared.set)
+        try:
+            await asyncio.wait_for(compared.wait(), RECONCILE_TIMEOUT_S)
+        except TimeoutError:
+            self.logs.execution("warn", "RECONCILE_LATE", detail=f"no answer within {RECONCILE_TIMEOUT_S:.0f} s")
         self.node.portfolio.revalue()
-        committed = asyncio.Event()
         self.node.kernel.outbox.effect(committed.set)
         self.node.kernel.flush_soon()
         await committed.wait()

@@ -2,7 +2,8 @@
 
 Importing this module sets 60 digits of precision for this thread and for threads and tasks that start later. The
 largest product that occurs (quantity up to 1e7 with 18 decimals, price up to 1e6 with 12 decimals, fee with 6) has 49
-digits, so additions and products are exact; the only roundings are the ones that are written out with `quantize`.
+digits, so additions and products are exact; the only roundings are the ones that are written out with `quantize`, each
+with its direction: other libraries in the process (ccxt) change the context's.
 """
 
 import decimal

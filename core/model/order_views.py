@@ -4,7 +4,7 @@ Always true here: a view is a value of its own, made at one moment; later change
 """
 
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
 import msgspec
@@ -151,6 +151,7 @@ class OrderView(msgspec.Struct, frozen=True, rename="camel", gc=False):
     parent_order_id: str | None
     linked_orders: LinkedOrders
     protected_quantity: Decimal
+    held_by: Literal["venue", "service"] | None  # who watches the price that it waits for; null where it waits for none
     reserved: Decimal
     cancel_requested: str | None
     reason: str | None
@@ -226,7 +227,7 @@ def average_price(order: Order) -> Decimal | None:
     ticks, rest = divmod(order.cost, filled)
     if not rest:
         return number(ticks, order.tick)
-    return tidy((order.cost * order.tick / filled).quantize(AVERAGE_STEP))
+    return tidy((order.cost * order.tick / filled).quantize(AVERAGE_STEP, ROUND_HALF_EVEN))
 
 
 def linked_orders(order: Order) -> LinkedOrders:
@@ -363,6 +364,7 @@ def order_view(order: Order, fills: Sequence[Fill] = (), legs: list[OrderView] |
         order.parent_id,
         linked_orders(order),
         tidy(order.protected),
+        "venue" if order.at_venue else "service" if order.stop_ticks and order.state is State.HELD else None,
         tidy(order.reserved),
         order.cancel_requested,
         order.reason,

@@ -5,7 +5,7 @@ trailing zeros; an encoder with `decimal_format="number"` prints them as JSON nu
 figure of a position is in its quote currency, every figure of the summary in the base currency.
 """
 
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 import msgspec
 
@@ -19,7 +19,7 @@ PERCENT = Decimal("1E-4")
 def shown(value: Decimal, step: Decimal = MONEY) -> Decimal:
     """The value rounded to a step, without trailing zeros, exponent or negative zero."""
     # Adding zero turns the exponent of 1.6E+2 into 160, and minus zero into zero.
-    return value.quantize(step).normalize() + ZERO
+    return value.quantize(step, ROUND_HALF_EVEN).normalize() + ZERO
 
 
 def shown_units(units: int) -> Decimal:

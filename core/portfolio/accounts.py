@@ -64,7 +64,7 @@ class Accounts(Actor):
     `settled(wallet)`: the outcome of every order there is known. `doubt(wallet)` asks about all of them.
     """
 
-    LOOK_NS = 1 * SECOND_NS  # while a wallet has not been compared, or differed
+    LOOK_NS = 1 * SECOND_NS  # while a wallet has not been compared, or differed, or somebody waits
     CHECK_NS = 60 * SECOND_NS
 
     def __init__(
@@ -84,6 +84,7 @@ class Accounts(Actor):
         self._accounts: dict[str, Account] = {}
         self._recent: deque[tuple[object, ...]] = deque()
         self._known: set[tuple[object, ...]] = set()
+        self._asked: list[Callable[[], None]] = []  # who waits for a comparison
         self._timer: Timer | None = None
 
     def attach(self, wallet: str, venue: AccountVenue) -> None:
@@ -96,6 +97,17 @@ class Accounts(Actor):
         if account is None or account.compared:
             return ""
         return "its orders and balances are being reconciled" if account.up else "it is not connected"
+
+    def check(self, done: Callable[[], None]) -> None:
+        """Ask every venue that is up about its orders and balances; `done` when the ledger agrees and is committed."""
+        up = [wallet for wallet, account in self._accounts.items() if account.up]
+        if not up:
+            self.outbox.effect(done)
+            return
+        self._asked.append(done)
+        for wallet in up:
+            self.doubt(wallet)
+        self._look_in(0)
 
     def handles(self) -> dict[type, Handler]:
         return {
@@ -131,7 +143,7 @@ class Accounts(Actor):
         for wallet, account in self._accounts.items():
             if account.up and self.settled(wallet):
                 self.venues[wallet].report_balances()
-            waits |= account.up and (not account.compared or bool(account.differences))
+            waits |= account.up and (not account.compared or bool(account.differences or self._asked))
         self._look_in(self.LOOK_NS if waits else self.CHECK_NS)
 
     # --- what moves an account besides our orders
@@ -203,6 +215,10 @@ class Accounts(Actor):
             self.doubt(message.venue)
         if not account.compared or account.differences:
             self._look_in(self.LOOK_NS)
+            return
+        asked, self._asked = self._asked, []
+        for done in asked:
+            self.outbox.effect(done)
 
     def _differences(self, message: BalancesReported) -> dict[str, Decimal]:
         ours = {b.currency: b.total for b in self.portfolio.ledger if b.wallet == message.venue}

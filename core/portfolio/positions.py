@@ -17,7 +17,7 @@ counts as closed, and the dust keeps its cost and goes into the next position of
 """
 
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 from ..model.exact import ZERO
 from ..model.records import Fill, Position
@@ -100,8 +100,8 @@ def _sold(position: Position, fill: Fill, base: str, quote: str) -> Decimal:
     else:
         paid = fill.fee * price  # coins given back by the venue are no part of the position
     if sold != quantity:
-        paid = (paid * sold / quantity).quantize(EIGHTEEN)
-    share = position.cost if gone == held else (position.cost * gone / held).quantize(EIGHTEEN)
+        paid = (paid * sold / quantity).quantize(EIGHTEEN, ROUND_HALF_EVEN)
+    share = position.cost if gone == held else (position.cost * gone / held).quantize(EIGHTEEN, ROUND_HALF_EVEN)
     position.quantity = held - gone
     position.cost -= share
     return price * sold - share - paid

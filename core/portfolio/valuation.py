@@ -6,7 +6,7 @@ give. A balance without a price counts nothing and is listed by `unpriced()`.
 """
 
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 from ..model.exact import ZERO
 from .ledger import Account, Ledger
@@ -27,7 +27,7 @@ def exchange_of(wallet: str) -> str:
 
 def worth(amount: Decimal, rate: Decimal | None) -> Decimal:
     """amount x rate on the grid of 18 decimals; nothing without a rate."""
-    return (amount * rate).quantize(EIGHTEEN) if rate is not None else ZERO
+    return (amount * rate).quantize(EIGHTEEN, ROUND_HALF_EVEN) if rate is not None else ZERO
 
 
 class Holding:
@@ -77,7 +77,7 @@ class Valuation:
 
     def _revalue(self, holding: Holding) -> None:
         rate = holding.rate.value
-        value = (holding.amount * rate).quantize(EIGHTEEN) if rate is not None else ZERO
+        value = (holding.amount * rate).quantize(EIGHTEEN, ROUND_HALF_EVEN) if rate is not None else ZERO
         if rate is None and holding.amount:
             self._unpriced[holding.paper].add(holding)
         elif self._unpriced[holding.paper]:

@@ -4,7 +4,7 @@ Orders that only reduce a position pass the limits that exist to stop growing it
 """
 
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 import msgspec
 
@@ -21,6 +21,10 @@ class RiskLimits(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool
     max_position_size: Decimal
     max_daily_loss: Decimal
+
+
+def _nothing(_wallet: str, _currency: str) -> str:
+    return ""
 
 
 class Checks:
@@ -51,6 +55,8 @@ class Checks:
         self.buying = buying
         self.day_pnl = day_pnl
         self.to_base = to_base
+        # In words, what of a wallet's currency is set aside and could be had back; set by who sets it aside.
+        self.set_aside: Callable[[str, str], str] = _nothing
         self._amounts: dict[str, _Amounts] = {}  # by wallet
         self._loss = self._shown_loss = ZERO  # the day's, as it was last seen and shown
 
@@ -81,6 +87,7 @@ class Checks:
         if need <= there:
             return Check("balance", True, tidy(there), tidy(need))
         detail = f"needs {plain(need)} {currency}, available are {plain(there)} {currency} at {instrument.exchange}"
+        detail += self.set_aside(plan.wallet, currency)
         return Check("balance", False, tidy(there), tidy(need), detail)
 
     def _position_size(self, plan: Plan, limits: "_Amounts") -> Check:
@@ -185,4 +192,4 @@ _CENT = ONE / 10**8
 
 
 def _cents(value: Decimal) -> Decimal:
-    return value.quantize(_CENT).normalize() + ZERO  # as `tidy` does
+    return value.quantize(_CENT, ROUND_HALF_EVEN).normalize() + ZERO  # as `tidy` does

@@ -48,7 +48,9 @@ class AccountDesk:
         ours: Callable[[str], bool],
         tell: Callable[[Any], None],
         on_trouble: Callable[[str], None],
+        on_fees: Callable[[str, Fees], None],
     ) -> None:
+        """`on_fees` is told the pair and what trades of it cost."""
         self.venue = venue
         self.clock = clock
         self.connection = connection
@@ -57,6 +59,7 @@ class AccountDesk:
         self.ours = ours
         self.tell = tell
         self.on_trouble = on_trouble
+        self.on_fees = on_fees
         self.position: Holdings = {}  # as last told
         self.fees: dict[str, Fees] = {}  # by symbol
         self.can_trade = True
@@ -245,6 +248,7 @@ class AccountDesk:
         def ended(fees: Fees | None, error: VenueError | None) -> None:
             if fees is not None:
                 self.fees[terms.symbol] = fees
+                self.on_fees(terms.instrument.pair, fees)
             else:
                 self.on_trouble(f"{self.venue} orders: fees of {terms.symbol} could not be asked for: {error}")
 
