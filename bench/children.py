@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tbx.core.settings import SETTINGS
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 HOST = "127.0.0.1"
+SERVE = ("-m", "tbx.http", "serve")
 READY_TIMEOUT_S = 120.0  # a first start compiles the kernels
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.005
@@ -85,7 +86,7 @@ class Server:
         end = self._begun + READY_TIMEOUT_S
         while True:
             if self.process.poll() is not None:
-                raise NotReady(f"the server ended with code {self.process.returncode}: {self._said()}")
+                raise NotReady(f"the server ended with code {self.process.returncode}: {self.said}")
             try:
                 status, _ = self.get("/readyz")
             except OSError:
@@ -95,7 +96,7 @@ class Server:
                 self.ready_s = now - self._begun
                 return
             if now > end:
-                raise NotReady(f"the server was not ready within {READY_TIMEOUT_S:.0f} s: {self._said()}")
+                raise NotReady(f"the server was not ready within {READY_TIMEOUT_S:.0f} s: {self.said}")
             time.sleep(POLL_S)
 
     @property
@@ -103,7 +104,9 @@ class Server:
         """Whether this start had kernels to compile: then it was no warm start, and its memory holds the compiler's."""
         return "compiling" in (self.folder / "output").read_text(errors="replace")
 
-    def _said(self) -> str:
+    @property
+    def said(self) -> str:
+        """The last lines that it wrote."""
         lines = (self.folder / "output").read_text(errors="replace").strip().splitlines()
         return " | ".join(lines[-3:]) or "it wrote nothing"
 
@@ -145,11 +148,11 @@ def scratch() -> Iterator[Path]:
 
 
 @contextmanager
-def service(folder: Path, **settings: str) -> Iterator[Server]:
-    """`tbx serve` with its data in `folder`/data, ready."""
+def service(folder: Path, program: Sequence[str] = SERVE, **settings: str) -> Iterator[Server]:
+    """`tbx serve`, or a program that serves like it, with its data in `folder`/data, ready."""
     port = free_port()
     values = SERVICE_SETTINGS | {"PORT": str(port), "DATA_DIR": str(folder / "data"), "LOG_DIR": str(folder / "logs")}
-    command = [sys.executable, "-m", "tbx.http", "serve"]
+    command = [sys.executable, *program]
     with _running(command, environment(values | settings), port, folder) as server:
         yield server
 

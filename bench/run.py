@@ -23,10 +23,12 @@ ROOT = BENCH.parent
 if (ROOT / ".src" / "tbx").is_dir():
     sys.path.insert(1, str(ROOT / ".src"))  # the checkout, before a tbx that is installed
 
-import micro  # noqa: E402 - after the path
+import follow_bench  # noqa: E402 - after the path
+import micro  # noqa: E402
 import replay_bench  # noqa: E402
 import service_bench  # noqa: E402
 import store_rows  # noqa: E402
+import tick_bench  # noqa: E402
 from table import Figure, append_history, circumstances, render, summary  # noqa: E402
 
 HISTORY = BENCH / "history.jsonl"
@@ -42,6 +44,8 @@ def measurements() -> dict[str, tuple[str, Measurement]]:
         "orders": ("POST /api/orders beside a bare handler: rate and latency", service_bench.orders),
         "start": ("start to ready, empty", service_bench.start),
         "held": ("start, reads and memory with 10,000 orders, 50,000 trades, 1,000 positions", service_bench.held),
+        "tick": ("a depth frame to an order frame over real sockets, beside an echo", tick_bench.tick),
+        "follow": ("200 symbols of diff depth, from the exchange's clock to the books", follow_bench.follow),
         "replay": ("recorded frames to books", replay_bench.replay),
     }
     for path in sorted(BENCH.glob("bench_*.py")):

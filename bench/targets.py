@@ -35,6 +35,13 @@ WANTED = (
     Wanted("test_diff_frame_to_book[2000]", "us", Target("p50", "<=", 60), "frame to book, 2,000 levels", _DIFF_FLOOR),
     Wanted("test_walk[1000]", "us", Target("p50", "<=", 3), "walk of 1,000 levels"),
     Wanted("test_value_10000_positions", "us", Target("p50", "<=", 1_000), "value 10,000 positions, kernel"),
+    Wanted(
+        "test_execution_report_to_feed",
+        "us",
+        Target("p50", "<=", 60),
+        "executionReport bytes to portfolio and WebSocket event",
+    ),
+    Wanted("test_order_frame_encode[session]", "us", Target("p50", "<=", 3), "order frame encode, session logged on"),
     Wanted("test_order_status_update_by_cancel", "ms", _STATUS, "order status update, DELETE to GET", _STATUS_FLOOR),
     Wanted("test_order_status_update_by_amend", "ms", _STATUS, "order status update, PATCH to GET", _STATUS_FLOOR),
     Wanted("test_order_status_update_by_fill", "ms", _STATUS, "order status update, POST to filled", _STATUS_FLOOR),

@@ -388,6 +388,10 @@ def _inconsistencies(values: Mapping[str, object]) -> list[str]:
         problems.append(f"HOST={values['host']}: others can connect, so API_KEYS must be set; `tbx key NAME` makes one")
     for venue in LIVE_VENUES:
         problems.extend(_key_problems(venue, values))
+    urls = ("binance_rest_url", "binance_ws_api_url", "binance_stream_url")
+    if all(url in values for url in urls) and 0 < sum(map(is_set, urls)) < len(urls):
+        missing = " and ".join(url.upper() for url in urls if not is_set(url))
+        problems.append(f"{missing}: not set, while other endpoints of Binance are; set all three, or none of them")
     if values.get("paper_trading") is False and "live_trading" in values:
         problems.extend(_live_problems(values, is_set))
     return problems

@@ -19,8 +19,8 @@ from ..core.kernel.outbox import Outbox
 from ..core.market.data import MarketData, StoredBook
 from ..core.model.errors import SettingsError, StoreCorrupt, StoreError
 from ..core.model.exact import ZERO
-from ..core.model.ids import Counters, Ids
-from ..core.model.messages import Faulted, PlaceAtVenue
+from ..core.model.ids import Counters, Ids, base36
+from ..core.model.messages import AskAtVenue, Faulted, PlaceAtVenue
 from ..core.model.records import Balance, EquitySample, Fill, Order, Position, State
 from ..core.orders.amending import Amending
 from ..core.orders.brackets import Brackets
@@ -58,6 +58,7 @@ class Held(msgspec.Struct):
     counters: Counters
     day_open: DayOpen | None
     account: str  # where live orders went
+    account_id: str  # what that exchange calls the account; empty before it said so
 
     @classmethod
     def of(cls, loaded: Loaded, node: str) -> "Held":
@@ -80,6 +81,7 @@ class Held(msgspec.Struct):
             counters = msgspec.json.decode(loaded.meta.get("ids", b"{}"), type=Counters)
             day_open = msgspec.json.decode(loaded.meta.get("dayOpen", b"null"), type=DayOpen | None)
             account = msgspec.json.decode(loaded.meta.get("account", b'""'), type=str)
+            account_id = msgspec.json.decode(loaded.meta.get("accountId", b'""'), type=str)
             samples = [msgspec.json.decode(raw, type=EquitySample) for raw in loaded.equity]
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise StoreCorrupt(f"tbx:{node}:meta ids or tbx:{node}:equity", str(error)) from error
@@ -93,6 +95,7 @@ class Held(msgspec.Struct):
             counters=counters,
             day_open=day_open,
             account=account,
+            account_id=account_id,
         )
 
 
@@ -109,6 +112,7 @@ class Node:
         archived_trades: ArchivedTrades,
         *,
         epoch: int,
+        run: str = "0",
         exchanges: Exchanges | None = None,
         on_fatal: Callable[[StoreError], None] | None = None,
         on_fault: Callable[[Faulted, Exception], None] | None = None,
@@ -116,7 +120,7 @@ class Node:
         market_source: Callable[[Clock, MarketData], MarketSource] | None = None,
     ) -> None:
         """`exchanges` as `find_exchanges` found them; None where MARKET is not a live one. `market_source` feeds the
-        books instead of what they would.
+        books instead of what they would. `run` tells this process from every other one: hexadecimal digits.
         """
         self.settings = settings
         self.exchanges: Exchanges = exchanges if exchanges is not None else Simulated(settings)
@@ -125,7 +129,7 @@ class Node:
         self._check_account()
         outbox = Outbox(loaded.seq, loaded.number, release_at_once=settings.durability == "behind")
         self.kernel = Kernel(clock, store, outbox=outbox, on_fatal=on_fatal, on_fault=on_fault)
-        self.ids = Ids(settings.node_id, self.held.counters)
+        self.ids = Ids(settings.node_id, self.held.counters, base36(int(run, 16) % 36**3))
         self.instruments = {(i.exchange, i.pair): i for i in self.exchanges.instruments}
         self.market = MarketData(
             self.kernel, self.instruments.values(), depth_max=self.exchanges.depth_max, on_trouble=on_trouble
@@ -135,8 +139,7 @@ class Node:
         self.history = History(self.kernel, self.orders, archive_write, history)
         rng = random.Random(f"{settings.market_seed}:{epoch}")
         self.paper_venues = self._paper_venues(epoch)
-        core = Core(self.kernel, self.ids, rng.random, self.trouble, self.engine.set_fees)
-        self.live_venues = self.exchanges.live_venues(core)
+        self.live_venues = self.exchanges.live_venues(self._for_venues(rng.random))
         self.venues: dict[str, VenueClient] = {f"paper.{name}": venue for name, venue in self.paper_venues.items()}
         self.venues.update((venue.name, venue) for venue in self.live_venues)
         for wallet, client in self.venues.items():
@@ -227,6 +230,12 @@ class Node:
             venues[exchange] = venue
         return venues
 
+    def _for_venues(self, jitter: Callable[[], float]) -> Core:
+        engine = self.engine
+        return Core(
+            self.kernel, self.ids, jitter, self.trouble, engine.set_fees, engine.set_trading, self._admit_account
+        )
+
     def _accounts(self) -> Accounts:
         recovery = self.recovery
         accounts = Accounts(self.kernel, self.portfolio, self.instruments, recovery.settled_at, recovery.doubt_all)
@@ -258,12 +267,25 @@ class Node:
     def _check_account(self) -> None:
         """Orders and balances of one exchange must never be taken for those of another, such as a test network's."""
         before, now = self.held.account, self.exchanges.account
-        self.account = now or before
+        self.account, self.account_id = now or before, self.held.account_id
         if before and now and before != now:
             raise SettingsError(
                 f"the state of node {self.settings.node_id!r} belongs to {before}, and now {now} is set; "
                 "use another DATA_DIR, or another NODE_ID on that Redis, for each account"
             )
+
+    def _admit_account(self, account_id: str) -> str:
+        """As `Core.account_id`: the host is known before, the account at it only when it is signed on to."""
+        if not self.account_id:
+            self.account_id = account_id
+            self.kernel.outbox.put("meta", "accountId", account_id)
+            self.kernel.flush_soon()
+        elif account_id != self.account_id:
+            return (
+                f"the state of node {self.settings.node_id!r} belongs to account {self.account_id} of {self.account}, "
+                f"and the API key to account {account_id}; set the right key, or another DATA_DIR"
+            )
+        return ""
 
     def everything(self) -> Iterator[Record]:
         """Every record that is kept, for a store that came back without them."""
@@ -278,6 +300,7 @@ class Node:
         yield "meta", "ids", self.ids.counters
         yield "meta", "dayOpen", self.portfolio.day_open_record()
         yield "meta", "account", self.account
+        yield "meta", "accountId", self.account_id
 
     def _restore(self) -> None:
         held = self.held
@@ -344,14 +367,22 @@ class Node:
         clients: dict[str, VenueClient] = dict(self.paper_venues)
         clients.update((venue.name, venue) for venue in self.live_venues)
         prices, pending = self.exchanges.market_status, self.accounts.pending
-        return [Shown(name, client.status, prices, partial(pending, name)) for name, client in clients.items()]
+        return [
+            Shown(name, client.status, prices, partial(pending, name), partial(self._any_book, name))
+            for name, client in clients.items()
+        ]
+
+    def _any_book(self, exchange: str) -> bool:
+        """Whether the book of any pair of an exchange may be traded on."""
+        now_ns = self.kernel.clock.now_ns()
+        return any(self.market.fresh(name, pair, now_ns) for name, pair in self.instruments if name == exchange)
 
     def _ask(self, order: Order, answer: Callable[[bool | None], None]) -> None:
         venue = self.venues.get(order.wallet)
         if venue is None:
             answer(None)
         else:
-            venue.query(order.venue_client_id, order.pair, answer)
+            venue.query(_question(order), answer)
 
 
 def _as_placed(order: Order) -> PlaceAtVenue:
@@ -364,6 +395,18 @@ def _as_placed(order: Order) -> PlaceAtVenue:
         price_ticks=order.price_ticks,
         tif=order.tif,
         post_only=order.post_only,
+    )
+
+
+def _question(order: Order) -> AskAtVenue:
+    """About the order's present attempt."""
+    return AskAtVenue(
+        client_id=order.venue_client_id,
+        pair=order.pair,
+        side=order.side,
+        qty_lots=order.attempt_until - order.attempt_from,
+        price_ticks=order.price_ticks if order.price_ticks is not None else order.guard_ticks,
+        venue_order_id=order.venue_order_id,
     )
 
 

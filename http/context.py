@@ -102,6 +102,7 @@ class Api:
     venues: Iterable[VenueStatusSource]
     readiness: Callable[[], Readiness]
     trading_state: Callable[[], str]  # ACTIVE, REDUCING or HALTED
+    trading_why: Callable[[], str]  # in words
     preview: Callable[[SubmitOrder], OrderPreview | Refusal]
     refresh: Callable[[], Awaitable[None]]  # reconcile with the venues; returns when done
     log: ErrorLog

@@ -24,8 +24,16 @@ ORDER_WORDS = {
     "OrderTriggered": "TRIGGERED",
     "OrderSized": "SIZED",
     "OrderRetried": "RETRIED",
+    "OrderContradicted": "CONTRADICTED",
 }
-FAILED = frozenset({"OrderRejected", "OrderUnknown", "OrderRetried", "OrderCancelRefused", "OrderAmendRefused"})
+# Events of the health channel that are about an exchange -> word and level in exchange.log.
+EXCHANGE_WORDS = {
+    "VenueConnected": ("CONNECTED", "info"),
+    "VenueDisconnected": ("DISCONNECTED", "warn"),
+    "VenueContradiction": ("CONTRADICTION", "error"),
+    "OddReport": ("ODD_REPORT", "warn"),
+}
+FAILED = frozenset({"OrderRejected", "OrderUnknown", "OrderContradicted", "OrderCancelRefused", "OrderAmendRefused"})
 
 
 class EventLog:
@@ -57,6 +65,8 @@ class EventLog:
             return tuple(routes)
         if event.channel == "trades":
             return (route("trades", "EXECUTED"),)
+        if event.channel == "health" and kind in EXCHANGE_WORDS:
+            return (route("exchange", *EXCHANGE_WORDS[kind]),)
         if event.channel == "positions":
             return (route("portfolio", kind),)
         return (route("execution", kind),)

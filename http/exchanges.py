@@ -53,6 +53,8 @@ class Core(NamedTuple):
     jitter: Callable[[], float]  # 0..1, seeded
     trouble: Trouble
     set_fees: Callable[[str, str, Decimal, Decimal], None]  # exchange, pair, maker, taker
+    set_trading: Callable[[str, str, bool], None]  # exchange, pair, whether it takes orders now
+    account_id: Callable[[str], str]  # told what the exchange calls the account: "", or why that is not ours
 
 
 class Exchanges(Protocol):
@@ -124,21 +126,26 @@ class Shown:
         orders: Callable[[], VenueStatus],
         prices: Callable[[], Mapping[str, VenueStatus]],
         pending: Callable[[], str],
+        any_book: Callable[[], bool],
     ) -> None:
+        """`any_book`: whether the book of any of its pairs is up to date."""
         self.name = name
         self._orders = orders
         self._prices = prices
         self._pending = pending
+        self._any_book = any_book
 
     def status(self) -> VenueStatus:
         orders = self._orders()
         prices = self._prices().get(self.name)
+        if prices is not None:
+            orders = msgspec.structs.replace(orders, latency_ms=prices.latency_ms)
         if orders.status == "disconnected":
             return orders
         if prices is not None and prices.status != "connected":
             reason = f"market data: {prices.reason or prices.status}"
             return msgspec.structs.replace(orders, status=prices.status, reason=reason)
-        pending = self._pending()
-        if orders.status == "connected" and pending:
-            return msgspec.structs.replace(orders, status="stale", reason=pending)
-        return orders
+        reason = orders.reason or self._pending()
+        if not reason and not self._any_book():
+            reason = "no book is up to date"
+        return msgspec.structs.replace(orders, status="stale", reason=reason) if reason else orders

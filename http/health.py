@@ -33,6 +33,7 @@ class ExchangeHealth(msgspec.Struct, frozen=True, rename="camel"):
     last_ping: int | None  # ms
     rate_limit: RateLimitView
     reason: str | msgspec.UnsetType = msgspec.UNSET
+    latency_ms: float | msgspec.UnsetType = msgspec.UNSET  # of market data: from an event there to its frame here
 
 
 class EngineHealth(msgspec.Struct, frozen=True, rename="camel"):
@@ -42,6 +43,7 @@ class EngineHealth(msgspec.Struct, frozen=True, rename="camel"):
     orders_processed: int
     success_rate: float  # percent of ended orders that were not rejected
     average_execution_time: str  # from submission to the last fill
+    reason: str | msgspec.UnsetType = msgspec.UNSET  # why it is not operational
 
 
 class Health(msgspec.Struct, frozen=True, rename="camel"):
@@ -124,6 +126,7 @@ class HealthEndpoints:
                 status.last_ping_ms,
                 RateLimitView(status.rate_limit_remaining, status.rate_limit_reset_ms),
                 status.reason or msgspec.UNSET,
+                msgspec.UNSET if status.latency_ms is None else round(status.latency_ms, 1),
             )
         state = api.trading_state()
         engine = {"ACTIVE": "operational", "REDUCING": "reducing"}.get(state, "halted")
@@ -137,7 +140,13 @@ class HealthEndpoints:
             mode="paper" if api.paper else "live",
             exchanges=exchanges,
             services=dict(api.services()),
-            execution_engine=EngineHealth(engine, tally.processed, tally.success_rate, tally.average_execution),
+            execution_engine=EngineHealth(
+                engine,
+                tally.processed,
+                tally.success_rate,
+                tally.average_execution,
+                msgspec.UNSET if state == "ACTIVE" else api.trading_why(),
+            ),
             readiness=readiness,
         )
 

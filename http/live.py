@@ -1,19 +1,21 @@
 """Binance as the settings name it: what it lists, what feeds its books, and the account that takes live orders.
 
 Always true here: what the exchange listed last is kept in the data folder, so that a start while it cannot be asked
-goes on with it and says so. Where nothing was kept, there is nothing to trade, and the start ends with the reason.
+goes on with it and says so. Where nothing was kept, there is nothing to trade, and the start ends with the reason. All
+that is counted against the exchange's limits is counted by one estimate of its clock.
 """
 
 import asyncio
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
-from ..core.kernel.clock import Clock
+from ..core.kernel.clock import MS_NS, Clock
 from ..core.market.data import MarketData, StoredBook
 from ..core.model.errors import Nonsense, SettingsError, VenueError
 from ..core.model.instruments import Instrument
@@ -22,6 +24,7 @@ from ..venues.binance.client import BinanceVenue
 from ..venues.binance.endpoints import Endpoints, resolve
 from ..venues.binance.instruments import Listing, read_exchange_info
 from ..venues.binance.market import BinanceMarket, fetch_exchange_info
+from ..venues.binance.scripts import ServerClock
 from ..venues.binance.signing import Ed25519Signer, HmacSigner, Signer, load_ed25519
 from ..venues.client import VenueStatus
 from ..venues.limits import ConnectBudget, binance_budgets
@@ -30,17 +33,18 @@ from ..venues.rest import Rest
 from .exchanges import Core, Exchanges, LiveVenue, MarketSource, Simulated, Trouble
 
 DEPTH_MAX_LIVE = 5_000  # levels held a side
-KEPT_FILE = "binance-exchange-info.json"
+KEPT_FILE = "binance-exchange-info-{host}.json"  # of one REST host: what another one lists is another market
 NEAR_MAX = 3  # names offered for one that is not listed
 FETCH_TIMEOUT_S = 15.0
+DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
 async def find_exchanges(settings: Settings, clock: Clock, trouble: Trouble) -> Exchanges:
     """What MARKET names. Raises SettingsError where that is nothing that can be traded."""
     if not settings.market.live:
         return Simulated(settings)
-    found = Binance(settings, clock)
-    await found.load(trouble)
+    found = Binance(settings, clock, trouble)
+    await found.load()
     return found
 
 
@@ -49,35 +53,48 @@ class Binance:
 
     depth_max = DEPTH_MAX_LIVE
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, trouble: Trouble) -> None:
         self.settings = settings
         self.clock = clock
+        self.trouble = trouble
         self.endpoints = endpoints_of(settings)
         self.signer = signer_of(settings) if settings.live else None
         self.shown = f"binance at {urlsplit(self.endpoints.stream).hostname}"
-        self.account = f"binance at {urlsplit(self.endpoints.ws_api).hostname}" if settings.live else ""
+        self.account = f"binance at {host_of(self.endpoints.ws_api)}" if settings.live else ""
         self.budgets = binance_budgets()
         self.connects = ConnectBudget()
-        self.rest = Rest(clock, self.endpoints.rest, self.budgets)
+        self.server = ServerClock(clock)  # the order side's once there is one
+        self.rest = Rest(clock, self.endpoints.rest, self.budgets, on_trouble=trouble, now_ns=self.now_ns)
         self.connect = picows_connect(asyncio.get_running_loop())
-        self.listing = Listing()
         self.instruments: Sequence[Instrument] = ()
         self.warnings: Sequence[str] = ()
         self.market: BinanceMarket | None = None
+        self.set_trading: Callable[[str, str, bool], None] | None = None  # the core's
 
-    async def load(self, trouble: Trouble) -> None:
+    def now_ns(self) -> int:
+        """The exchange's time."""
+        return self.server.now_ns()
+
+    async def load(self) -> None:
         """Ask what is listed, and choose the pairs. Raises SettingsError."""
-        kept = self.settings.data_dir / KEPT_FILE
+        kept = self.settings.data_dir / kept_name(self.endpoints.rest)
+        raw = None
+        asked_ns = self.clock.now_ns()
         try:
             raw = await asyncio.wait_for(fetch_exchange_info(self.rest), FETCH_TIMEOUT_S)
+            answered_ns = self.clock.now_ns()
             listing = read_exchange_info(raw)
         except (VenueError, TimeoutError) as error:
-            raw, listing = kept_listing(kept, str(error) or "no answer in time")
-            trouble(f"binance: {error}; starting with what it listed before ({kept.name})")
+            raw, listing = None, kept_listing(kept, str(error) or "no answer in time")
+            self.trouble(f"binance: {error}; starting with what it listed before ({kept.name})")
         else:
-            keep(kept, raw)
-        self.listing = listing
+            if listing.server_time_ms:  # the order side will measure it better
+                self.server.offset_ns = listing.server_time_ms * MS_NS - (asked_ns + answered_ns) // 2
+        for limit in listing.limits:
+            self.budgets.allow(limit.rate_limit_type, limit.interval_ns, limit.limit)
         self.instruments, self.warnings = choose(listing, self.settings)
+        if raw is not None:
+            keep(kept, raw)
 
     def source(self, clock: Clock, market: MarketData, _: Iterable[StoredBook], trouble: Trouble) -> MarketSource:
         self.market = BinanceMarket(
@@ -91,10 +108,17 @@ class Binance:
             on_trouble=trouble,
             budgets=self.budgets,
             connects=self.connects,
+            now_ns=self.now_ns,
+            on_trading=self._traded,
         )
         return self.market
 
+    def _traded(self, pair: str, trading: bool) -> None:
+        if self.set_trading is not None:
+            self.set_trading("binance", pair, trading)
+
     def live_venues(self, core: Core, /) -> list[LiveVenue]:
+        self.set_trading = core.set_trading
         if self.signer is None:
             return []
         venue = BinanceVenue(
@@ -108,9 +132,12 @@ class Binance:
             jitter=core.jitter,
             on_trouble=core.trouble,
             on_fees=lambda pair, fees: core.set_fees("binance", pair, fees.maker, fees.taker),
+            account_id=core.account_id,
             budgets=self.budgets,
             connects=self.connects,
         )
+        server = venue.connection.server
+        server.offset_ns, self.server = self.server.offset_ns, server
         return [venue]
 
     async def close(self) -> None:
@@ -151,30 +178,43 @@ def choose(listing: Listing, settings: Settings) -> tuple[list[Instrument], list
     """The instruments that are traded here, and what was left out. Raises SettingsError."""
     listed = {instrument.pair: instrument for instrument in listing.instruments}
     wanted = settings.binance_pairs or tuple(listed)
-    unknown = [pair for pair in wanted if pair not in listed]
-    warnings = [warning for warning in listing.warnings if any(i.symbol in warning for i in _of(listed, wanted))]
-    if unknown and settings.was_given("BINANCE_PAIRS"):
-        raise SettingsError([_not_listed(pair, listed) for pair in unknown])
-    warnings += [_not_listed(pair, listed) for pair in unknown]
-    chosen = _of(listed, wanted)
+    chosen = [listed[pair] for pair in wanted if pair in listed]
+    missing = [_not_there(pair, listed, listing.left_out) for pair in wanted if pair not in listed]
+    if missing and settings.was_given("BINANCE_PAIRS"):
+        raise SettingsError(missing)
     if not chosen:
-        raise SettingsError(f"Binance lists none of BINANCE_PAIRS; it lists: {_few(listed)}")
-    return chosen, warnings
+        raise SettingsError(f"Binance lists none of BINANCE_PAIRS; it lists: {_few(listed) or 'nothing'}")
+    noted = [note for pair in ("", *(i.pair for i in chosen)) for note in listing.notes.get(pair, ())]
+    if not settings.binance_pairs and listing.left_out:
+        pair, why = next(iter(listing.left_out.items()))
+        missing.append(f"{len(listing.left_out)} pairs of Binance cannot be traded here, such as {pair}: {why}")
+    return chosen, [*noted, *missing]
 
 
-def _of(listed: Mapping[str, Instrument], wanted: Iterable[str]) -> list[Instrument]:
-    return [listed[pair] for pair in wanted if pair in listed]
-
-
-def _not_listed(pair: str, listed: Mapping[str, Instrument]) -> str:
+def _not_there(pair: str, listed: Mapping[str, Instrument], left_out: Mapping[str, str]) -> str:
+    if pair in left_out:
+        return f"BINANCE_PAIRS: Binance lists {pair}, but it cannot be traded here: {left_out[pair]}"
     near = difflib.get_close_matches(pair, listed, n=NEAR_MAX)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it lists: {_few(listed)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it lists: {_few(listed) or 'nothing'}"
     return f"BINANCE_PAIRS: Binance does not list {pair}; {hint}"
 
 
 def _few(listed: Iterable[str]) -> str:
     names = sorted(listed)
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def host_of(url: str) -> str:
+    """host:port of an address, without the port that its scheme means anyway."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    usual = parts.port is None or parts.port == DEFAULT_PORTS.get(parts.scheme)
+    return host if usual else f"{host}:{parts.port}"
+
+
+def kept_name(rest: str) -> str:
+    """The file name for what a REST host lists."""
+    return KEPT_FILE.format(host=re.sub(r"[^A-Za-z0-9.-]", "_", host_of(rest)))
 
 
 def keep(file: Path, raw: bytes) -> None:
@@ -187,12 +227,11 @@ def keep(file: Path, raw: bytes) -> None:
         new.unlink(missing_ok=True)
 
 
-def kept_listing(file: Path, why: str) -> tuple[bytes, Listing]:
+def kept_listing(file: Path, why: str) -> Listing:
     """What was listed before. Raises SettingsError where that is not there either."""
     mend = "is the network there, and are BINANCE_ENV or BINANCE_REST_URL right?"
     try:
-        raw = file.read_bytes()
-        return raw, read_exchange_info(raw)
+        return read_exchange_info(file.read_bytes())
     except FileNotFoundError:
         raise SettingsError(f"MARKET=binance: {why}; {mend}") from None
     except (OSError, Nonsense, msgspec.DecodeError) as error:

@@ -34,12 +34,13 @@ from ..core.settings import Settings
 from ..core.state.archive import Archive, ArchivedOrder, ArchivedTrade
 from ..core.state.server import EmbeddedRedis
 from ..core.state.store import Store
+from ..venues.background import watch
 from .app import App, server_options
 from .archive import ArchivedHistory
 from .composition import Node
 from .context import Api, Readiness
 from .eventlog import EventLog
-from .live import find_exchanges
+from .exchanges import Exchanges, Simulated
 from .logfiles import LogFiles
 from .neighbours import Neighbours
 from .preview import Previewer
@@ -136,7 +137,7 @@ class Service:
         compiled = warm_up(lambda line: self.say(f"first start: {line}"))
         if compiled:
             self.say(f"first start: {compiled} kernels are compiled and kept for the next one")
-        exchanges = await find_exchanges(self.settings, self.clock, self._trouble)
+        exchanges = await self._exchanges()
         stack.push_async_callback(exchanges.close)
         for warning in exchanges.warnings:
             self.say(f"warning: {warning}")
@@ -149,6 +150,7 @@ class Service:
             self._archive_write,
             self._archived_trades,
             epoch=self.epoch,
+            run=os.urandom(8).hex(),
             exchanges=exchanges,
             on_fatal=self._fatal,
             on_fault=self._fault,
@@ -158,6 +160,14 @@ class Service:
         self.node.kernel.bus.subscribe(StoreStateChanged, self._store_changed)
         self.node.start()
         stack.push_async_callback(self._settle)
+
+    async def _exchanges(self) -> Exchanges:
+        """What MARKET names. What it takes to connect is loaded only where something is connected to: 20 MB."""
+        if not self.settings.market.live:
+            return Simulated(self.settings)
+        from .live import find_exchanges
+
+        return await find_exchanges(self.settings, self.clock, self._trouble)
 
     async def _serve(self, listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
         neighbours = Neighbours(
@@ -170,10 +180,13 @@ class Service:
         )
         app = App(self._api(neighbours))
         server = Server(server_config(app.asgi))
-        tasks = [
-            self.loop.create_task(coroutine) for coroutine in (neighbours.run(), self._flush_logs(), self._watch())
-        ]
-        for task in tasks:
+        for coroutine, what in (
+            (neighbours.run(), "looking after the other services"),
+            (self._flush_logs(), "writing the logs"),
+            (self._watch(), "looking after Redis"),
+        ):
+            task = self.loop.create_task(coroutine)
+            watch(task, what, self._broken)
             stack.callback(task.cancel)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self.loop.add_signal_handler(number, self.stopping.set)
@@ -208,6 +221,7 @@ class Service:
             venues=node.shown_venues(),
             readiness=self.readiness,
             trading_state=lambda: node.guard.state.value,
+            trading_why=lambda: node.guard.why,
             preview=Previewer(node.engine, node.checks, self.clock),
             refresh=self._refresh,
             log=self.logs,
@@ -292,6 +306,11 @@ class Service:
         self.logs.execution("error", "FAULT", where=fault.where, error=fault.error, traceback="".join(trace))
         self.say(f"a fault in {fault.where}: {fault.error}; trading is {TradingState.HALTED.value}")
 
+    def _broken(self, what: str) -> None:
+        """A task that nobody waits for ended by a bug."""
+        self.logs.execution("error", "TASK_BROKEN", detail=what)
+        self.say(f"a fault of the service: {what}")
+
     def _store_state(self, up: bool, why: str) -> None:
         """The connection to Redis came or went."""
         self.logs.execution("info" if up else "error", "REDIS_CONNECTED" if up else "REDIS_LOST", detail=why)
@@ -331,6 +350,7 @@ class Service:
 
         self.readers.add(task := self.loop.create_task(read()))
         task.add_done_callback(self.readers.discard)
+        watch(task, f"reading {order_id} from the archive", self._broken)
 
     def _folder_lost(self) -> None:
         """Redis writes into files that nobody will find again: take no more orders and say so."""

@@ -21,6 +21,7 @@ from tbx.core.kernel.clock import SECOND_NS, SystemClock, Timer
 from tbx.core.kernel.kernel import Kernel
 from tbx.core.model.messages import (
     AmendAtVenue,
+    AskAtVenue,
     BalanceMoved,
     BalancesReported,
     CancelAtVenue,
@@ -28,6 +29,7 @@ from tbx.core.model.messages import (
     PlaceAtVenue,
     VenueAccepted,
     VenueAmended,
+    VenueContradicted,
     VenueEnded,
     VenueFilled,
     VenueRejected,
@@ -50,6 +52,7 @@ from .redis_fixtures import until
 SAID = (
     VenueAccepted,
     VenueAmended,
+    VenueContradicted,
     VenueEnded,
     VenueFilled,
     VenueRejected,
@@ -132,10 +135,16 @@ class Desk:
         amend = Amend(qty_lots=lots, price_ticks=ticks)
         self.venue.amend(AmendAtVenue(client_id=client_id, pair=BTC, amend=amend))
 
-    async def query(self, client_id: str) -> bool | None:
+    @staticmethod
+    def question(client_id: str, **what: Any) -> AskAtVenue:
+        """About an order as `place` sends it, whatever its price and quantity."""
+        fields: dict[str, Any] = {"pair": BTC, "side": "buy", "qty_lots": 10_000_000, **what}
+        return AskAtVenue(client_id=client_id, **fields)
+
+    async def query(self, client_id: str, **what: Any) -> bool | None:
         """Ask once."""
         answers: list[bool | None] = []
-        self.venue.query(client_id, BTC, answers.append)
+        self.venue.query(self.question(client_id, **what), answers.append)
         await until(lambda: bool(answers), f"an answer about {client_id}")
         return answers[0]
 

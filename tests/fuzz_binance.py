@@ -27,6 +27,7 @@ from tbx.core.model.errors import Nonsense
 from tbx.core.model.instruments import Instrument
 from tbx.core.model.messages import ForeignFilled, VenueAmended, VenueFilled
 from tbx.venues.binance import codec, codec_replies, codec_reports, errors, instruments
+from tbx.venues.binance.names import Names
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,7 +110,6 @@ RESULT_READERS: list[Callable[[Any], Any]] = [
     codec_replies.read_trades,
     codec_replies.read_account,
     codec_replies.read_commission,
-    codec_replies.read_order_limits,
     codec_replies.read_session,
     codec_replies.read_time,
     codec_replies.read_subscription,
@@ -201,7 +201,6 @@ def _with_odd_bytes(rng: random.Random, raw: bytes, raws: list[bytes]) -> bytes:
 def look(raw: bytes) -> str:
     """All that may be done with a frame; what it turned out to be. Raises what is a bug."""
     _control(raw)
-    codec.decode_fault(raw)
     message = _or_none(codec.decode, raw)
     if message is None:
         _listed(_or_none(instruments.read_exchange_info, raw))
@@ -242,8 +241,8 @@ def _listed(listing: instruments.Listing | None) -> None:
 
 
 def _reported(report: codec.ExecutionReport) -> None:
-    found = _or_none(codec_reports.translate, report, BTC, "binance", lambda c: c.startswith("tbx-"))
-    codec_reports.renamed(report)
+    client_id = Names(lambda c: c.startswith("tbx-")).of_report(report)
+    found = _or_none(codec_reports.translate, report, BTC, "binance", client_id)
     for message in found or ():
         _kept(message)
 

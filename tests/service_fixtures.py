@@ -135,6 +135,7 @@ async def a_service(
         venues=list(node.paper_venues.values()),
         readiness=lambda: Readiness(node.kernel.store_up, {"store": node.kernel.store_up}),
         trading_state=lambda: node.guard.state.value,
+        trading_why=lambda: node.guard.why,
         preview=Previewer(node.engine, node.checks, clock),
         refresh=refresh,
         log=log,

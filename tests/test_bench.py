@@ -13,7 +13,22 @@ from typing import Any, NamedTuple
 
 import pytest
 
-MODULES = ("table", "targets", "micro", "store_rows", "children", "load", "order_flow", "preload")
+MODULES = (
+    "table",
+    "targets",
+    "micro",
+    "store_rows",
+    "children",
+    "load",
+    "order_flow",
+    "preload",
+    "service_bench",
+    "tick_bench",
+    "tick_service",
+    "follow_service",
+    "follow_bench",
+    "live_node",
+)
 
 
 class Harness(NamedTuple):
@@ -22,6 +37,11 @@ class Harness(NamedTuple):
     store_rows: ModuleType
     order_flow: ModuleType
     preload: ModuleType
+    service_bench: ModuleType
+    tick_bench: ModuleType
+    tick_service: ModuleType
+    follow_bench: ModuleType
+    live_node: ModuleType
 
 
 @pytest.fixture
@@ -253,3 +273,102 @@ def test_preloaded_records_agree_with_each_other(harness: Harness) -> None:
     for (wallet, pair), position in records.positions.items():
         balance = records.balances.get((wallet, pair.partition("_")[0]))
         assert balance is None or balance.total == position.quantity
+
+
+# --- tick to order, and 200 symbols
+
+
+def ticks_of(*rounds: tuple[list[int], list[int]]) -> dict[str, Any]:
+    """What the exchange says: rounds of (ticks, echoes) in microseconds."""
+    return {
+        "ticks_ns": [[us * 1_000 for us in ticks] for ticks, _ in rounds],
+        "echoes_ns": [[us * 1_000 for us in echoes] for _, echoes in rounds],
+        "depth_bytes": 763,
+        "order_bytes": 266,
+    }
+
+
+def test_the_ratio_to_the_echo_is_the_median_of_neighbouring_rounds(harness: Harness) -> None:
+    result = ticks_of(([200, 210, 220], [100] * 3), ([900, 900, 900], [300] * 3), ([300, 300, 300], [100] * 3))
+
+    median, tail = harness.tick_bench.figures_of("behind", result)
+
+    assert (median.p50, median.floor, median.ratio) == (300, 100, 3)
+    assert (tail.p50, tail.floor, tail.ratio) == (900, 300, 3)
+    assert (median.verdict, tail.verdict) == ("met", "met")
+
+
+def test_with_commits_ahead_the_time_itself_has_the_target(harness: Harness) -> None:
+    median, tail = harness.tick_bench.figures_of("ahead", ticks_of(([199, 200, 201], [10] * 3)))
+
+    assert (str(median.target), median.verdict) == ("p50 <= 200", "met")
+    assert tail.target is None
+
+
+SECOND_NS = 1_000_000_000
+
+
+def noted(harness: Harness, frames: int = 2_000, **more: Any) -> Any:
+    """Notes of one second: that many frames, 1 to 5 ms late in turn, each 1 ms after its arrival."""
+    lags_ns = [(1 + i % 5) * 1_000_000 for i in range(frames)]
+    fields = {
+        "applied_ns": [i * SECOND_NS // frames for i in range(frames)],
+        "lag_ns": lags_ns,
+        "arrival_lag_ns": [lag_ns - 1_000_000 for lag_ns in lags_ns],
+        "snapshots_ns": [],
+        "troubles": [],
+        "others_ns": [],
+    }
+    return harness.follow_bench.Noted(**(fields | more))
+
+
+CORES = {"service": 0.2, "redis": 0.0, "exchange": 0.5}
+
+
+def test_the_lag_is_of_the_frames_of_the_measured_time(harness: Harness) -> None:
+    before = [-1, *(i * SECOND_NS // 2_000 for i in range(2_000)), 2 * SECOND_NS]
+    late = [9 * SECOND_NS, *(1_000_000 for _ in range(2_000)), 9 * SECOND_NS]
+    notes = noted(harness, applied_ns=before, lag_ns=late, arrival_lag_ns=late, snapshots_ns=[-1, 2 * SECOND_NS])
+
+    lag, cost = harness.follow_bench.figures_of(notes, 0, SECOND_NS, 200, CORES, [0.25] * 9)
+
+    assert (lag.p50, lag.p99, lag.max, lag.verdict) == (1, 1, 1, "met")
+    assert (lag.floor, lag.ratio) == (0.25, 4)
+    assert (cost.p50, cost.verdict) == (0.2, "met")
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"snapshots_ns": [5]}, "1 books were out of step"),
+        ({"troubles": [(5, "BTC_USDT: gap")]}, "BTC_USDT: gap"),
+        ({"frames": 1_700}, "1,700 depth frames a second"),
+    ],
+    ids=["snapshot", "gap", "slow exchange"],
+)
+def test_a_run_in_which_books_were_out_of_step_or_frames_missing_is_spoilt(
+    harness: Harness, more: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(harness.service_bench.Spoilt, match=why):
+        harness.follow_bench.figures_of(noted(harness, **more), 0, SECOND_NS, 200, CORES, [1.0])
+
+
+def test_the_node_without_sockets_tells_a_fill_and_answers_a_tick_at_once(harness: Harness, tmp_path: Path) -> None:
+    live = harness.live_node.LiveNode(tmp_path, DURABILITY="behind")
+    before = live.node.ledger.available("binance", "BTC")
+    live.buy()
+    live.client.queue.clear()
+
+    live.take(live.reports.popleft())
+
+    assert [channel for channel, _ in live.client.queue] == ["trades", "orders", "positions"]
+    assert live.node.ledger.available("binance", "BTC") > before
+
+    kernel, sent = live.node.kernel, live.wire.sent
+    kernel.add(harness.tick_service.Strategy(kernel, live.node.market))
+    live.quote(2)
+    live.tick(live.frames.pop())
+
+    assert live.wire.sent == sent + 1
+    live.settle()
+    live.check()

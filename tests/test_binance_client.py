@@ -114,7 +114,7 @@ async def test_a_pair_that_is_not_listed_is_refused_here() -> None:
         )
         assert desk.of("tbx-1", VenueRejected)[0].code == "INVALID_PAIR"
         answers: list[bool | None] = []
-        desk.venue.query("tbx-1", "NO_PE", answers.append)
+        desk.venue.query(desk.question("tbx-1", pair="NO_PE"), answers.append)
         assert answers == [None]
 
 
@@ -279,8 +279,8 @@ async def test_an_order_that_never_was_is_not_said_to_be_untaken_before_its_fram
         began_ns = desk.exchange.now_ns()
         assert await desk.query("tbx-1") is None
         assert await desk.truth("tbx-1") is False
-        # The receive window, what a clock may be ahead by (twice), and not much longer.
-        assert 6.9e9 < desk.exchange.now_ns() - began_ns < 12e9
+        # What arrives late, what is worked on late, a margin; and not much longer.
+        assert 20e9 < desk.exchange.now_ns() - began_ns < 30e9
 
 
 @in_loop
@@ -301,7 +301,7 @@ async def test_questions_keep_to_the_weight_that_is_left() -> None:
     async with a_desk(speed=30, exchange_options={"rates": Rates(weight=250)}) as desk:
         answers: list[bool | None] = []
         for number in range(70):
-            desk.venue.query(f"tbx-{number}", BTC, answers.append)
+            desk.venue.query(desk.question(f"tbx-{number}"), answers.append)
         await until(lambda: len(answers) == 70, "all answers")
         assert desk.exchange.counts["requests"] >= 70
         assert not any("1003" in trouble for trouble in desk.troubles)
@@ -314,7 +314,7 @@ async def test_questions_keep_to_the_weight_that_is_left() -> None:
 @in_loop
 async def test_orders_over_the_limit_are_refused_here_and_nothing_is_sent() -> None:
     async with a_desk() as desk:
-        await until(lambda: desk.venue.fees("BTCUSDT") is not None, "the first talks are over")
+        await until(lambda: desk.venue.account.fees.get("BTCUSDT") is not None, "the first talks are over")
         for number in range(150):
             desk.place(f"tbx-{number}")
         refused = [m for m in desk.said if isinstance(m, VenueRejected)]
@@ -357,24 +357,23 @@ async def test_deposits_are_told_and_balances_reported() -> None:
         held = {a: b for a, b in desk.exchange.exchange.balances(name).items() if sum(b)}
         assert {a: (int(f * 10**8), int(held_ * 10**8)) for a, (f, held_) in told.items() if f or held_} == held
         assert told["BTC"] == (Decimal(0), Decimal(0))  # it was there before
-        assert desk.venue.position == told
+        assert desk.venue.account.position == told
 
 
 @in_loop
 async def test_the_position_follows_orders() -> None:
     async with a_desk() as desk:
         desk.place("tbx-1", lots=1_000, price=50_000)
-        await until(lambda: desk.venue.position["USDT"][1] == 500, "the lock")
+        await until(lambda: desk.venue.account.position["USDT"][1] == 500, "the lock")
 
 
 @in_loop
 async def test_fees_are_those_of_the_account() -> None:
     async with a_desk() as desk:
-        await until(lambda: desk.venue.fees("BTCUSDT") is not None, "the fees")
-        fees = desk.venue.fees("BTCUSDT")
+        await until(lambda: desk.venue.account.fees.get("BTCUSDT") is not None, "the fees")
+        fees = desk.venue.account.fees.get("BTCUSDT")
         assert fees is not None
         assert (fees.maker, fees.taker) == (Decimal("0.001"), Decimal("0.001"))
-        assert desk.venue.fees("NOSUCH") is None
 
 
 @in_loop

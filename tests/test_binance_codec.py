@@ -140,12 +140,6 @@ def test_control_frames_of_streams_are_told_from_data() -> None:
             decode_stream_control(raw)
 
 
-def test_an_error_over_rest_is_read_where_there_is_one() -> None:
-    assert codec.decode_fault(b'{"code":-1121,"msg":"Invalid symbol."}') == codec.ApiFault(-1121, "Invalid symbol.")
-    for page in (b"", b"<html><body>502 Bad Gateway</body></html>", b"{}", b"\xff"):
-        assert codec.decode_fault(page) is None
-
-
 # --- errors --------------------------------------------------------------------------------------------------------
 
 VERDICTS: dict[str, tuple[int, int, str, errors.Asked, type[Any], str]] = {
@@ -161,7 +155,10 @@ VERDICTS: dict[str, tuple[int, int, str, errors.Asked, type[Any], str]] = {
     "market closed": (400, -2010, "Market is closed.", "place", errors.Refused, "MARKET_CLOSED"),
     "no such symbol": (400, -1121, "Invalid symbol.", "place", errors.Refused, "INVALID_PAIR"),
     "a malformed parameter": (400, -1102, "Mandatory parameter 'x'", "place", errors.Refused, "VENUE_REFUSED"),
-    "an unknown code at 400": (400, -9999, "New.", "place", errors.Refused, "VENUE_REFUSED"),
+    "an unknown code at 400": (400, -9999, "New.", "place", errors.Unknown, ""),
+    "another unknown code at 400": (400, -3000, "New.", "cancel", errors.Unknown, ""),
+    "a new code of a documented family": (400, -1199, "New.", "place", errors.Refused, "VENUE_REFUSED"),
+    "a 400 without a code": (400, 0, "", "place", errors.Refused, "VENUE_REFUSED"),
     "disabled": (400, -2010, "This action is disabled on this account.", "place", errors.Refused, "KEY_REFUSED"),
     "not amended": (400, -2038, "Order amend rejected.", "amend", errors.Refused, "AMEND_REFUSED"),
     "archived": (400, -2026, "Order was canceled", "query", errors.Refused, "ORDER_ARCHIVED"),

@@ -16,7 +16,7 @@ from tbx.core.model.messages import VenueEnded, VenueFilled
 from tbx.venues.binance.codec import ApiFault, Reply
 from tbx.venues.binance.codec_requests import Requests, Terms
 from tbx.venues.binance.inflight import InFlight, Request, RoundTrips
-from tbx.venues.binance.scripts import Found, ServerClock, measure_clock, query_order
+from tbx.venues.binance.scripts import Found, ServerClock, Wanted, measure_clock, query_order
 from tbx.venues.binance.signing import HmacSigner
 from tbx.venues.binance.talks import AT_ONCE, QUEUED_MAX, Ask, Declined, Script, Talks
 
@@ -222,30 +222,24 @@ def run(script: Script[Any], replies: list[Reply], timestamp_ms: int = 0) -> Any
     raise AssertionError("it asks for more")
 
 
-def ask_about(sent_ms: int) -> Script[Found]:
-    return query_order(REQUESTS, Terms(BTC), "binance", "tbx-1", "tbx-1", lambda: sent_ms)
+def ask_about() -> Script[Found]:
+    return query_order(REQUESTS, Wanted("tbx-1", Terms(BTC), None), "binance")
 
 
-# The receive window is 5 s, and the venue lets a question be 1 s ahead of its clock.
-PROVEN = {"at once": (0, None), "a moment too early": (6_000, None), "proven": (6_001, False), "later": (60_000, False)}
-
-
-@pytest.mark.parametrize("case", PROVEN)
-def test_an_order_that_is_not_found_is_untaken_only_once_its_frame_is_too_old(case: str) -> None:
-    after_ms, taken = PROVEN[case]
-    assert run(ask_about(1_000_000), [NOT_THERE], 1_000_000 + after_ms) == Found(taken)
+def test_that_there_is_no_such_order_comes_with_the_time_of_the_question() -> None:
+    assert run(ask_about(), [NOT_THERE], 1_000_000) == Found(None, missed_ms=1_000_000)
 
 
 def test_an_order_that_the_venue_has_put_away_has_ended() -> None:
     archived = Reply(1, 400, error=ApiFault(-2026, "Order was canceled or expired with no executed qty over 90 days"))
-    found = run(ask_about(0), [archived], 1_000)
+    found = run(ask_about(), [archived], 1_000)
     assert found.taken is True
     assert isinstance(found.messages[0], VenueEnded)
 
 
 def test_an_error_about_a_question_says_nothing_about_the_order() -> None:
     for fault in (ApiFault(-1000, "unknown"), ApiFault(-1003, "too many"), ApiFault(-2015, "key")):
-        script = ask_about(0)
+        script = ask_about()
         next(script)
         with pytest.raises(Declined):
             script.send(Reply(1, 400, error=fault))
@@ -296,14 +290,14 @@ def test_an_order_that_trades_while_it_is_looked_at_is_looked_at_again() -> None
         order_reply("0.00500000", "PARTIALLY_FILLED"),
         trades_reply("0.00400000", "0.00100000"),
     ]
-    found = run(ask_about(0), replies)
+    found = run(ask_about(), replies)
     assert found.taken is True
     assert [m.qty_lots for m in found.messages if isinstance(m, VenueFilled)] == [400, 100]
 
 
 def test_an_end_is_not_told_before_all_of_its_trades_are() -> None:
     with pytest.raises(Unreachable, match="does not list all trades"):
-        run(ask_about(0), [order_reply("0.01000000", "FILLED"), trades_reply("0.00400000")] * 3)
+        run(ask_about(), [order_reply("0.01000000", "FILLED"), trades_reply("0.00400000")] * 3)
 
 
 def test_the_quickest_of_the_round_trips_sets_the_clock() -> None:

@@ -84,14 +84,13 @@ def test_a_recorded_symbol_with_every_filter_of_2026_loads(fixtures: Path) -> No
         max_notional_market=False,
         max_open_orders=200,
         max_stop_orders=5,
+        max_order_lists=20,
         max_amends=10,
         maker_fee=Decimal("0.001"),
         taker_fee=Decimal("0.001"),
         fee_in="received",
+        linked_exits=True,
     )
-    traits = listing.traits["TSLAB_USDT"]
-    assert traits.amend and traits.cancel_replace and traits.oco and traits.oto
-    assert traits.max_order_lists == 20 and "LIMIT_MAKER" in traits.order_types
 
 
 def test_a_recorded_answer_with_the_older_filters_loads(fixtures: Path) -> None:
@@ -215,20 +214,20 @@ def test_the_number_of_orders_and_the_position_are_limited() -> None:
     assert instrument.max_position == 10
 
 
-def test_limits_of_the_whole_exchange_are_kept() -> None:
+def test_limits_of_the_whole_exchange_are_known_and_left_to_it() -> None:
     filters = [
         {"filterType": "EXCHANGE_MAX_NUM_ORDERS", "maxNumOrders": 1000},
         {"filterType": "EXCHANGE_MAX_NUM_ALGO_ORDERS", "maxNumAlgoOrders": 200},
         {"filterType": "EXCHANGE_MAX_NUM_ICEBERG_ORDERS", "maxNumIcebergOrders": 10000},
     ]
-    listing = read_exchange_info(info(SYMBOL, exchangeFilters=filters))
-    assert (listing.max_open_orders, listing.max_stop_orders, listing.warnings) == (1000, 200, [])
+    only(read_exchange_info(info(SYMBOL, exchangeFilters=filters)))
 
 
 def test_an_unknown_filter_is_a_warning_and_its_symbol_stays() -> None:
     listing = listed({"filterType": "MOON_PHASE", "full": True})
     assert [i.pair for i in listing.instruments] == ["BTC_USDT"]
     assert listing.warnings == ["BTCUSDT has an unknown filter MOON_PHASE: the exchange may refuse orders for it"]
+    assert listing.notes == {"BTC_USDT": listing.warnings} and listing.left_out == {}
 
 
 @pytest.mark.parametrize(
@@ -285,12 +284,15 @@ def test_a_symbol_that_cannot_be_held_is_left_out_and_the_others_stay(case: str)
     assert [i.pair for i in listing.instruments] == ["ETH_USDT"]
     (warning,) = listing.warnings
     assert reason in warning and "left out" in warning
+    base = changes.get("baseAsset", "BTC")
+    assert listing.left_out == {f"{base}_USDT": warning.partition(" left out: ")[2]}
 
 
 def test_two_symbols_of_one_pair_are_not_both_listed() -> None:
     listing = read_exchange_info(info(SYMBOL, {**SYMBOL, "symbol": "BTCUSDT2"}))
     assert [i.symbol for i in listing.instruments] == ["BTCUSDT"]
     assert listing.warnings == ["BTCUSDT2 is left out: another symbol is BTC_USDT already"]
+    assert listing.left_out == {}
 
 
 def test_names_in_other_scripts_are_taken() -> None:

@@ -21,10 +21,12 @@ from tbx.core.model.messages import TradePrinted
 from tbx.core.state.memory import MemoryStore
 from tbx.venues.binance.endpoints import resolve
 from tbx.venues.binance.market import BinanceMarket
-from tbx.venues.binance.snapshots import DEPTH_WEIGHTS, snapshot_levels
+from tbx.venues.binance.snapshots import DEPTH_WEIGHTS, Snapshots, snapshot_levels
+from tbx.venues.limits import binance_budgets
 from tbx.venues.session import ConnectFailed
 
 from .binance_feed import INSTRUMENTS, BinanceFeed
+from .live_network import ProcessClock, Stepped
 
 ENDPOINTS = resolve("live", public=True)
 PAIRS = [i.pair for i in INSTRUMENTS]
@@ -34,8 +36,9 @@ class World:
     """The venue, the market source, and the books that it feeds."""
 
     def __init__(self, jitter: float = 0.5, **options: Any) -> None:
-        self.clock = ManualClock()
-        self.feed = BinanceFeed(self.clock)
+        self.time = Stepped()
+        self.clock = ProcessClock(self.time)
+        self.feed = BinanceFeed(self.time)
         self.kernel = Kernel(self.clock, MemoryStore(self.clock.call_soon))
         self.troubles: list[str] = []
         self.data = MarketData(self.kernel, INSTRUMENTS, on_trouble=self.troubles.append)
@@ -58,11 +61,11 @@ class World:
 
     def started(self) -> World:
         self.market.start()
-        self.clock.advance(2 * SECOND_NS)
+        self.advance(2 * SECOND_NS)
         return self
 
     def advance(self, delta_ns: int) -> None:
-        self.clock.advance(delta_ns)
+        self.time.advance(delta_ns)
 
     @property
     def session(self) -> Any:
@@ -312,6 +315,73 @@ def test_a_quiet_market_on_a_live_connection_stays_fresh() -> None:
     world.connection.ended = True  # its end says nothing: no pong comes back
     world.advance(3 * SECOND_NS)
     assert not any(world.fresh())
+
+
+@pytest.mark.parametrize("jump_s", [-3_600, 3_600])
+def test_a_quiet_market_is_fresh_again_soon_after_the_clock_was_set(jump_s: int) -> None:
+    world = World().started()
+    world.settle()
+    world.advance(5 * SECOND_NS)
+    world.clock.skew_ns = jump_s * SECOND_NS
+    assert not any(world.fresh())
+    world.advance(2 * SECOND_NS)
+    for _ in range(10):
+        world.advance(SECOND_NS)
+        assert all(world.fresh())
+    world.connection.ended = True
+    world.advance(3 * SECOND_NS)
+    assert not any(world.fresh())
+
+
+def test_books_come_back_soon_when_a_connection_breaks_after_the_clock_was_set_back() -> None:
+    world = World().started()
+    world.advance(20 * SECOND_NS)
+    world.clock.skew_ns = -3_600 * SECOND_NS
+    world.connection.cut()
+    world.settle()
+    world.advance(5 * SECOND_NS)
+    assert all(world.fresh())
+    world.check_books()
+
+
+def test_the_weight_of_snapshots_counts_by_the_venues_clock_and_so_does_the_latency() -> None:
+    ahead_ns = 150 * SECOND_NS
+    budgets, clocks = binance_budgets(), list[ProcessClock]()
+    world = World(budgets=budgets, now_ns=lambda: clocks[0].now_ns() + ahead_ns)
+    clocks.append(world.clock)
+    budgets.take("REQUEST_WEIGHT", 100, world.market.now_ns())  # as the order side does
+    world.started()
+    used = 100 + len(world.feed.requests) * world.feed.requests[0][2]
+    assert budgets.remaining("REQUEST_WEIGHT", world.market.now_ns()) == 6_000 - used
+    latency_ns = world.market.latency_ns
+    assert latency_ns is not None and ahead_ns <= latency_ns < ahead_ns + 2 * MS_NS
+    assert world.market.status().latency_ms == latency_ns / MS_NS
+
+
+def test_a_book_that_breaks_keeps_no_other_waiting() -> None:
+    clock, asked, delivered = ManualClock(), list[Any](), list[str]()
+
+    def deliver(pair: str, _: bytes) -> None:
+        delivered.append(pair)
+        raise RuntimeError("a bug")
+
+    snapshots = Snapshots(
+        clock,
+        lambda path, weight, answer: asked.append(answer),
+        binance_budgets(),
+        {f"P{n}": f"S{n}" for n in range(20)},
+        levels=100,
+        deliver=deliver,
+        jitter=lambda: 0.5,
+        on_trouble=[].append,
+        now_ns=clock.now_ns,
+    )
+    for n in range(20):
+        snapshots.want(f"P{n}")
+    for n in range(20):
+        with pytest.raises(RuntimeError, match="a bug"):
+            asked[n](b"{}")
+    assert delivered == [f"P{n}" for n in range(20)]
 
 
 def test_the_latency_is_the_time_from_the_venues_event_to_our_frame() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 
+import pytest
 import uvloop
 
 from tbx.core.kernel.clock import SECOND_NS, SystemClock
@@ -98,7 +99,8 @@ def follow(scenario: Callable[[Follower], Awaitable[None]], **options: Any) -> N
 
     async def body() -> None:
         async with an_exchange(market="simulated") as exchange:
-            rest = Rest(SystemClock(asyncio.get_running_loop(), time.time_ns), exchange.url_rest, binance_budgets())
+            clock = SystemClock(asyncio.get_running_loop(), time.time_ns)
+            rest = Rest(clock, exchange.url_rest, binance_budgets(), on_trouble=pytest.fail)
             listing = read_exchange_info(await fetch_exchange_info(rest, SYMBOLS))
             follower = Follower(exchange, listing.instruments, rest, **options)
             try:

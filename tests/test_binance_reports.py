@@ -18,22 +18,29 @@ from tbx.core.model.messages import (
     VenueFilled,
     VenueRejected,
 )
-from tbx.venues.binance import codec, codec_replies, codec_reports
+from tbx.venues.binance import codec, codec_replies, codec_reports, errands
 from tbx.venues.binance.codec import decode
 from tbx.venues.binance.codec_requests import cancel_id
+from tbx.venues.binance.names import Names
 
-from .binance_examples import AT_NS, BTC, ID, TRADE, event_frame, ours, report_of
+from .binance_examples import AT_NS, BTC, ID, REPORT, TRADE, event_frame, ours, report_of
 
 
 def told(**changes: Any) -> list[Any]:
-    return list(codec_reports.translate(report_of(**changes), BTC, "binance", ours))
+    report = report_of(**changes)
+    return list(codec_reports.translate(report, BTC, "binance", Names(ours).of_report(report)))
 
 
 # --- reports -------------------------------------------------------------------------------------------------------
 
 
 def test_a_new_order_is_accepted() -> None:
-    assert told() == [VenueAccepted(venue="binance", client_id=ID, venue_order_id="4293153", timestamp_ns=AT_NS)]
+    assert told() == [accepted()]
+
+
+def accepted(**changes: Any) -> VenueAccepted:
+    fields: dict[str, Any] = {"venue": "binance", "client_id": ID, "venue_order_id": "4293153", "timestamp_ns": AT_NS}
+    return VenueAccepted(**{**fields, "side": "buy", **changes})
 
 
 def filled(**changes: Any) -> VenueFilled:
@@ -48,6 +55,7 @@ def filled(**changes: Any) -> VenueFilled:
         "fee_currency": "BTC",
         "maker": True,
         "timestamp_ns": AT_NS,
+        "side": "buy",
     }
     return VenueFilled(**{**fields, **changes})
 
@@ -87,14 +95,38 @@ def test_an_amended_order_has_its_new_quantity() -> None:
 
 
 def test_an_order_that_somebody_renamed_is_still_ours() -> None:
-    report = report_of(x="REPLACED", c="by-hand", C=ID)
-    assert codec_reports.renamed(report) == ("by-hand", ID)
-    assert codec_reports.renamed(report_of(x="REPLACED", c=ID, C=ID)) is None
-    assert codec_reports.renamed(report_of()) is None
-    aliases = {"by-hand": ID}
-    assert codec_reports.renamed(report_of(x="REPLACED", c="twice", C="by-hand"), aliases) == ("twice", ID)
-    trade = report_of(**{**TRADE, "c": "by-hand"})
-    assert codec_reports.translate(trade, BTC, "binance", ours, aliases) == [filled()]
+    names = Names(ours)
+    assert names.of_report(report_of(x="REPLACED", c="by-hand", C=ID)) == ID
+    assert names.of_report(report_of(x="REPLACED", c="twice", C="by-hand")) == ID
+    assert names.of_report(report_of(**{**TRADE, "c": "twice"})) == ID
+    assert names.id_of(ID) == REPORT["i"]
+    assert names.of_report(report_of(x="EXPIRED", X="EXPIRED", c="twice")) == ID
+    assert names.id_of(ID) is None  # it has ended
+    assert names.of_report(report_of(**{**TRADE, "c": "twice"})) == ID  # this fill was late
+
+
+def test_the_venues_id_says_which_order_it_is_from_the_first_time_that_it_is_told() -> None:
+    names = Names(ours)
+    names.note_asked("BTCUSDT", REPORT["i"], ID)  # of a process before this one
+    assert names.of_report(report_of(**{**TRADE, "c": "by-hand"})) == ID
+    assert names.of_report(report_of(**{**TRADE, "c": "by-hand", "s": "ETHUSDT"})) is None
+    assert names.of_report(report_of(**{**TRADE, "c": "by-hand", "i": 1})) is None
+
+
+def test_an_id_that_the_venue_gives_out_once_more_is_another_order() -> None:
+    names = Names(ours)
+    names.of_report(report_of())
+    assert names.of_report(report_of(c="web_1")) is None
+
+
+def test_ended_orders_are_forgotten_and_open_ones_are_not() -> None:
+    names = Names(ours)
+    names.of_report(report_of())
+    for number in range(errands.MEMORY_MAX + 10):
+        names.of_report(report_of(x="EXPIRED", X="EXPIRED", i=number, c=f"tbx-node1-{number}"))
+    assert names.find("BTCUSDT", 5) is None
+    assert names.find("BTCUSDT", errands.MEMORY_MAX) is not None
+    assert names.id_of(ID) == REPORT["i"]
 
 
 EXPIRIES: dict[str, tuple[dict[str, Any], str]] = {
@@ -229,7 +261,7 @@ PLACED_REPLY: dict[str, Any] = {
         }
     ],
 }
-ACCEPTED = VenueAccepted(venue="binance", client_id=ID, venue_order_id="4293153", timestamp_ns=AT_NS)
+ACCEPTED = accepted()
 
 
 def placed_told(**changes: Any) -> list[Any]:
@@ -259,7 +291,7 @@ def test_an_order_filled_whole_needs_no_end() -> None:
 def test_an_acknowledgement_only_says_that_it_was_taken() -> None:
     fields = ("symbol", "orderId", "orderListId", "clientOrderId", "transactTime")
     answer = codec_replies.read_placed(json.dumps({name: PLACED_REPLY[name] for name in fields}).encode())
-    assert codec_reports.placed(answer, BTC, "binance") == [ACCEPTED]
+    assert codec_reports.placed(answer, BTC, "binance") == [accepted(side=None)]
 
 
 def test_a_fee_in_an_answer_has_a_currency_too() -> None:

@@ -26,9 +26,7 @@ from tbx.venues.binance.signing import (
     Ed25519Signer,
     HmacSigner,
     load_ed25519,
-    rest_query,
     shown,
-    signed_query,
     ws_payload,
 )
 
@@ -50,15 +48,6 @@ def test_every_documented_vector_is_signed_as_documented(vectors: Any) -> None:
     assert len(signed) == 5
 
 
-def test_a_rest_query_is_encoded_before_it_is_signed(vectors: Any) -> None:
-    vector = vectors["vectors"][4]
-    params = {"symbol": "１２３４５６", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC", "quantity": "1"}
-    params |= {"price": "0.1", "recvWindow": "5000", "timestamp": "1499827319559"}
-    assert rest_query(params) == vector["payload"]
-    signer = HmacSigner(vectors["apiKey"], vectors["secretKey"])
-    assert signed_query(signer, params) == f"{vector['payload']}&signature={vector['signature']}"
-
-
 def test_the_websocket_payload_is_sorted_raw_and_has_booleans_in_lower_case() -> None:
     params = {"b": True, "a": False, "timestamp": 7, "symbol": "币安"}
     assert ws_payload(params) == "a=false&b=true&symbol=币安&timestamp=7".encode()
@@ -74,12 +63,6 @@ def test_an_ed25519_signature_is_base64_and_verifies() -> None:
 def test_only_an_ed25519_key_has_sessions() -> None:
     assert Ed25519Signer("key", Ed25519PrivateKey.generate()).session
     assert not HmacSigner("key", SECRET).session
-
-
-def test_a_signature_in_a_query_is_percent_encoded() -> None:
-    query = signed_query(Ed25519Signer("key", Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)), {"timestamp": 1})
-    _, _, signature = query.partition("&signature=")
-    assert not set(signature) & set("+/=")
 
 
 def test_no_repr_shows_a_secret() -> None:

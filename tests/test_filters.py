@@ -177,6 +177,15 @@ def test_what_a_filter_refuses_is_named_with_a_value_that_is_taken(desk: Desk, n
     desk.check()
 
 
+def test_a_pair_whose_trading_stops_is_refused_at_once_until_it_goes_on(desk: Desk) -> None:
+    desk.node.engine.set_trading("xeggex", RVN, False)
+    answer = desk.submit(**LIMIT)
+    assert wrong_fields(answer) == [("pair", "MARKET_CLOSED")]
+    desk.node.engine.set_trading("xeggex", RVN, True)
+    desk.node.engine.set_trading("xeggex", "NO_SUCH", False)
+    assert isinstance(desk.submit(**LIMIT), Submitted)
+
+
 def test_every_wrong_field_is_named_at_once(desk: Desk) -> None:
     list_with(desk, **RANGE, **BAND, max_lots=5_000)
     answer = desk.submit("buy", "60", type="limit", price="0.03", stop_loss="0.01", take_profit="0.0300005")

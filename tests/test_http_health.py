@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tbx.http.exchanges import Shown
 from tbx.http.health import duration, uptime
+from tbx.venues.client import VenueStatus
 
 from .redis_fixtures import in_loop, until
 from .service_fixtures import a_service
@@ -55,6 +58,25 @@ async def test_rejected_orders_lower_the_success_rate(tmp_path: Path) -> None:
         await until(lambda: len(service.node.orders.fills) > 0, "a fill")
         engine = (await service.http.get("/api/health")).json()["executionEngine"]
         assert (engine["ordersProcessed"], engine["successRate"]) == (2, 50.0)
+
+
+def venue_status(**fields: Any) -> VenueStatus:
+    usual = {"status": "connected", "last_ping_ms": 1, "rate_limit_remaining": 5, "rate_limit_reset_ms": 6}
+    return VenueStatus(**(usual | fields))
+
+
+@in_loop
+async def test_the_latency_of_prices_is_shown_where_it_is_measured(tmp_path: Path) -> None:
+    orders, prices = venue_status(), venue_status(latency_ms=1.26)
+    shown = Shown("binance", lambda: orders, lambda: {"binance": prices}, lambda: "", lambda: True)
+    async with a_service(tmp_path) as service:
+        api = service.app.api
+        api.venues = [shown, Shown("xeggex", lambda: orders, dict, lambda: "", lambda: True)]
+        health = (await service.http.get("/api/health")).json()["exchanges"]
+        assert health["binance"]["latencyMs"] == 1.3 and "latencyMs" not in health["xeggex"]
+        orders = venue_status(status="disconnected", reason="no key")
+        health = (await service.http.get("/api/health")).json()["exchanges"]
+        assert (health["binance"]["reason"], health["binance"]["latencyMs"]) == ("no key", 1.3)
 
 
 def test_times_are_written_as_in_the_manual() -> None:

@@ -94,7 +94,6 @@ def test_a_pair_without_a_book_has_no_price() -> None:
     assert desk.data.last("binance", "RVN_USDT") is None
     assert not desk.data.fresh("binance", "RVN_USDT", desk.clock.now_ns())
     assert not desk.data.fresh("binance", "XYZ_USDT", desk.clock.now_ns())
-    assert desk.data.age_ns("binance", "RVN_USDT", desk.clock.now_ns()) is None
 
 
 def test_a_trade_is_printed_and_remembered_and_leaves_the_book_alone() -> None:
@@ -117,6 +116,25 @@ def test_combined_stream_frames_of_every_kind_are_taken() -> None:
     assert desk.quote == (2449, 2451)
     assert desk.data.last("binance", "RVN_USDT") == 2451
     assert not desk.data.troubles
+
+
+def test_a_sign_of_life_from_before_the_clock_was_set_back_proves_nothing() -> None:
+    desk = Desk()
+    desk.frame(SNAPSHOT)
+    desk.data.alive("binance", desk.clock.now_ns())
+    now_ns = desk.clock.now_ns()
+    assert desk.data.fresh("binance", "RVN_USDT", now_ns - 50 * MS_NS)  # clocks of one machine differ a little
+    assert not desk.data.fresh("binance", "RVN_USDT", now_ns - 3_600 * SECOND_NS)
+    desk.data.alive("binance", now_ns - 3_600 * SECOND_NS)  # the connection lives by the new clock too
+    assert desk.data.fresh("binance", "RVN_USDT", now_ns - 3_599 * SECOND_NS)
+
+
+def test_a_snapshot_that_was_asked_for_before_the_clock_was_set_back_is_asked_for_again() -> None:
+    desk = Desk()
+    now_ns = desk.clock.now_ns()
+    desk.frame(diff(11, 11, [("0.02450", "1.0")]))
+    desk.data.frame("binance", "RVN_USDT", diff(12, 12, [("0.02450", "2.0")]), now_ns - 3_600 * SECOND_NS)
+    assert len(desk.asked) == 2
 
 
 # --- tickers

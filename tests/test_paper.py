@@ -8,6 +8,7 @@ import pytest
 
 from tbx.core.kernel.clock import MS_NS, SECOND_NS
 from tbx.core.model.messages import (
+    AskAtVenue,
     CancelAtVenue,
     PlaceAtVenue,
     VenueEnded,
@@ -20,6 +21,10 @@ from .paper_desk import ASKS, BIDS, COIN, Desk, kinds
 pytestmark = pytest.mark.paper_trading
 
 # --- market orders
+
+
+def asked(client_id: str) -> AskAtVenue:
+    return AskAtVenue(client_id=client_id, pair="RVN_USDT", side="buy", qty_lots=1)
 
 
 def test_a_market_order_walks_the_book_and_each_level_is_one_fill() -> None:
@@ -272,7 +277,7 @@ def test_only_so_many_ended_orders_are_remembered() -> None:
         desk.place(f"c{i}", lots=1)
     known = []
     for i in range(20):
-        desk.ask(lambda i: desk.venue.query(f"c{i}", "RVN_USDT", known.append), i)
+        desk.ask(lambda i: desk.venue.query(asked(f"c{i}"), known.append), i)
     assert known == [False] * 15 + [True] * 5
 
 
@@ -283,8 +288,8 @@ def test_a_query_repeats_what_is_known_and_says_whether_the_order_was_taken() ->
     desk = Desk()
     first = desk.place(price=102, lots=15)
     known: list[bool | None] = []
-    assert desk.ask(lambda _: desk.venue.query("c1", "RVN_USDT", known.append), None) == first
-    assert desk.ask(lambda _: desk.venue.query("nobody", "RVN_USDT", known.append), None) == []
+    assert desk.ask(lambda _: desk.venue.query(asked("c1"), known.append), None) == first
+    assert desk.ask(lambda _: desk.venue.query(asked("nobody"), known.append), None) == []
     assert known == [True, False]
 
 
@@ -297,12 +302,12 @@ def test_a_venue_that_is_not_running_takes_nothing_and_knows_nothing() -> None:
     )
     desk.venue.stop()
     known: list[bool | None] = []
-    desk.venue.query("c1", "RVN_USDT", known.append)
+    desk.venue.query(asked("c1"), known.append)
     assert desk.place("c2") == []
     assert known == [None]
     assert desk.venue.status().status == "disconnected"
     desk.venue.start()
-    desk.ask(lambda _: desk.venue.query("c1", "RVN_USDT", known.append), None)
+    desk.ask(lambda _: desk.venue.query(asked("c1"), known.append), None)
     assert known == [None, False], "an order that was lost on the way is proven not taken"
 
 

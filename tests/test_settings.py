@@ -260,7 +260,14 @@ def test_a_private_key_file_stands_in_for_the_secret_and_is_closed_to_others(tmp
 def test_an_endpoint_without_tls_is_only_on_this_machine(url: str, tmp_path: Path) -> None:
     (line,) = problems({"BINANCE_STREAM_URL": url}, tmp_path)
     assert "wss://host[:port]" in line
-    assert load_settings({"BINANCE_STREAM_URL": "ws://127.0.0.1:9443/"}, tmp_path).binance_stream_url
+
+
+def test_the_endpoints_of_binance_are_all_set_or_none(tmp_path: Path) -> None:
+    here = {"BINANCE_REST_URL": "http://127.0.0.1:9443", "BINANCE_STREAM_URL": "ws://127.0.0.1:9443/"}
+    (line,) = problems(here, tmp_path)
+    assert line.startswith("BINANCE_WS_API_URL: not set")
+    settings = load_settings({**here, "BINANCE_WS_API_URL": "ws://127.0.0.1:9443/ws-api/v3"}, tmp_path)
+    assert settings.binance_stream_url == "ws://127.0.0.1:9443"
 
 
 def test_live_beside_paper_stays_paper_and_warns(tmp_path: Path) -> None:

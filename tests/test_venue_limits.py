@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbx.core.kernel.clock import MS_NS, SECOND_NS
+from tbx.core.kernel.clock import MS_NS, SECOND_NS, ManualClock
 from tbx.venues.limits import (
     DAY_NS,
     MINUTE_NS,
@@ -16,7 +16,11 @@ from tbx.venues.limits import (
     LimitSeen,
     binance_budgets,
     read_headers,
+    retry_after_ns,
+    stop_of,
 )
+
+from .live_network import ProcessClock, Stepped
 
 NOON_NS = 1_704_110_400 * SECOND_NS  # a whole minute, and a whole day's half
 
@@ -58,12 +62,68 @@ def test_the_venues_count_replaces_ours_and_keeps_what_it_cannot_have_seen() -> 
 
 
 def test_nothing_passes_before_the_end_of_a_ban() -> None:
-    budget = Budget("REQUEST_WEIGHT", 100, MINUTE_NS)
-    budget.stop_until(NOON_NS + 150 * SECOND_NS)
+    budget, clock = Budget("REQUEST_WEIGHT", 100, MINUTE_NS), ManualClock(NOON_NS)
+    budget.stop.begin(clock, 150 * SECOND_NS)
+    budget.stop.begin(clock, 30 * SECOND_NS)  # one that ends earlier changes nothing
     assert budget.take(1, NOON_NS) == 150 * SECOND_NS
     assert budget.remaining(NOON_NS) == 0
     assert budget.reset_ns(NOON_NS) == NOON_NS + 150 * SECOND_NS
-    assert budget.take(1, NOON_NS + 150 * SECOND_NS) == 0
+    clock.advance(149 * SECOND_NS)
+    assert budget.take(1, clock.now_ns()) == SECOND_NS
+    clock.advance(SECOND_NS)
+    assert budget.take(1, clock.now_ns()) == 0
+
+
+@pytest.mark.parametrize("jump_s", [-3_600, -5, 5, 3_600])
+def test_a_ban_lasts_as_long_as_it_was_told_to_whatever_the_clock_is_set_to(jump_s: int) -> None:
+    world = Stepped()
+    clock = ProcessClock(world)
+    budgets = binance_budgets()
+    budgets.stop(clock, 150 * SECOND_NS)
+    clock.skew_ns = jump_s * SECOND_NS
+    for _ in range(149):
+        wait_ns = budgets.take("REQUEST_WEIGHT", 1, clock.now_ns())
+        assert 0 < wait_ns <= 160 * SECOND_NS
+        world.advance(SECOND_NS)
+    world.advance(SECOND_NS)
+    assert budgets.take("REQUEST_WEIGHT", 1, clock.now_ns()) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "asked_s", "stop_s"),
+    [
+        (429, 9, 9),
+        (418, 3 * 86_400, 3 * 86_400),
+        (418, 3 * 86_400 + 1, 120),
+        (429, 10**12, 60),
+        (429, 0, 60),
+        (418, -5, 120),
+        (418, None, 120),
+        (503, 60, 0),
+        (200, None, 0),
+    ],
+)
+def test_a_stop_is_as_long_as_the_venue_says_within_what_it_documents(
+    status: int, asked_s: int | None, stop_s: int
+) -> None:
+    assert stop_of(status, None if asked_s is None else asked_s * SECOND_NS) == stop_s * SECOND_NS
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("33", 33), ("0", 0), ("", None), ("soon", None), ("-1", None), ("٣", None), ("9" * 40, None)]
+)
+def test_retry_after_is_read_as_seconds_or_not_at_all(text: str, seconds: int | None) -> None:
+    assert retry_after_ns(text) == (None if seconds is None else seconds * SECOND_NS)
+
+
+def test_limits_that_the_exchange_publishes_take_the_place_of_the_documented_ones() -> None:
+    budgets = binance_budgets()
+    budgets.allow("REQUEST_WEIGHT", MINUTE_NS, 1_200)
+    budgets.allow("RAW_REQUESTS", 5 * MINUTE_NS, 61_000)
+    budgets.allow("ORDERS", 10 * SECOND_NS, 0)  # no limit: nothing is changed
+    assert budgets.remaining("REQUEST_WEIGHT", NOON_NS) == 1_200
+    assert budgets.remaining("RAW_REQUESTS", NOON_NS) == 61_000
+    assert budgets.remaining("ORDERS", NOON_NS) == 100
 
 
 def test_a_weight_above_the_whole_budget_may_begin_a_window() -> None:
@@ -96,7 +156,7 @@ def test_a_window_that_the_venue_reports_is_known_from_then_on() -> None:
 
 def test_a_stop_may_be_of_one_kind() -> None:
     budgets = binance_budgets()
-    budgets.stop_until(NOON_NS + SECOND_NS, "ORDERS")
+    budgets.stop(ManualClock(NOON_NS), SECOND_NS, "ORDERS")
     assert budgets.take("ORDERS", 1, NOON_NS) == SECOND_NS
     assert budgets.take("REQUEST_WEIGHT", 1, NOON_NS) == 0
 

@@ -13,6 +13,7 @@ from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSU
 from picows import WSUpgradeResponseWithListener as Answer
 
 from tbx.core.kernel.clock import SECOND_NS, SystemClock
+from tbx.venues import picows_link
 from tbx.venues.limits import ConnectBudget
 from tbx.venues.picows_link import MESSAGE_BYTES_MAX, picows_connect
 from tbx.venues.session import Link, Session
@@ -171,6 +172,49 @@ def test_binary_messages_are_left_out_and_told() -> None:
         ]
 
     run(scenario)
+
+
+def test_a_continuation_without_a_beginning_is_told_and_is_no_message() -> None:
+    async def scenario(world: World) -> None:
+        server = world.transports[0]
+        server.send(WSMsgType.CONTINUATION, b'{"id":1,"status":200}')
+        server.send(WSMsgType.TEXT, b"one ", fin=False)
+        server.send(WSMsgType.CONTINUATION, b"message")
+        server.send(WSMsgType.CONTINUATION, b"its end again")
+        server.send(WSMsgType.TEXT, b"lost", fin=False)
+        server.send(WSMsgType.TEXT, b"second ", fin=False)
+        server.send(WSMsgType.CONTINUATION, b"message")
+        await until(lambda: len(world.frames) == 2)
+        assert world.frames == [b"one message", b"second message"]
+        assert [t.partition(": ")[2] for t in world.troubles] == [
+            "link 1: a continuation of 21 bytes without a beginning left out",
+            "link 1: a continuation of 13 bytes without a beginning left out",
+            "link 1: a message of 4 bytes without its end left out",
+        ]
+
+    run(scenario)
+
+
+def test_an_attempt_that_breaks_is_told_and_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    world = World()
+
+    async def body() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(picows_link, "ws_connect", breaks)
+            world.begin("ws://127.0.0.1:1/ws")
+            assert world.session is not None
+            await until(lambda: world.session.connects >= 2)
+        world.session.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(body())
+    assert world.troubles[:2] == [
+        "venue: link 1: connecting broke: RuntimeError('a bug')",
+        "venue: link 1 not opened: connecting broke: RuntimeError('a bug'), in the service",
+    ]
 
 
 def test_a_close_of_the_venue_is_answered_and_told_with_its_code() -> None:

@@ -16,6 +16,8 @@ from tbx.venues.binance.market import fetch_exchange_info
 from tbx.venues.limits import binance_budgets
 from tbx.venues.rest import WEIGHT, Rest
 
+AHEAD_NS = 150 * SECOND_NS  # the venue's clock, of ours
+
 
 class Host:
     """An HTTP server that gives one answer, raw, and keeps what it was asked."""
@@ -40,14 +42,27 @@ def answered(status: int, body: bytes = b"{}", **headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def ask(host: Host, scenario: Callable[[Rest], Awaitable[object]], timeout_s: float = 5.0) -> tuple[object, Rest]:
+def ask(
+    host: Host, scenario: Callable[[Rest], Awaitable[object]], timeout_s: float = 5.0, troubles: list[str] | None = None
+) -> tuple[object, Rest]:
     """What the scenario returns, and the client that it used."""
     used: list[Rest] = []
+    troubles = [] if troubles is None else troubles
 
     async def body() -> object:
         server = await asyncio.start_server(host.serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        used.append(Rest(ManualClock(), f"http://127.0.0.1:{port}/", binance_budgets(), timeout_s=timeout_s))
+        clock, base = ManualClock(), f"http://127.0.0.1:{port}/"
+        used.append(
+            Rest(
+                clock,
+                base,
+                binance_budgets(),
+                on_trouble=troubles.append,
+                now_ns=lambda: clock.now_ns() + AHEAD_NS,
+                timeout_s=timeout_s,
+            )
+        )
         try:
             return await scenario(used[0])
         finally:
@@ -62,7 +77,16 @@ def test_an_answer_is_its_bytes_and_its_headers_are_heard() -> None:
     host = Host(answered(200, b'{"serverTime":1}', X_MBX_USED_WEIGHT_1M="4711"))
     body, rest = ask(host, lambda rest: rest.fetch("/api/v3/time?x=1"))
     assert body == b'{"serverTime":1}' and host.asked == ["/api/v3/time?x=1"]
-    assert rest.budgets.remaining(WEIGHT, rest.clock.now_ns()) == 6_000 - 4_711
+    assert rest.budgets.remaining(WEIGHT, rest.now_ns()) == 6_000 - 4_711
+
+
+def test_the_weight_of_an_answer_counts_by_the_venues_clock() -> None:
+    async def scenario(rest: Rest) -> None:
+        rest.budgets.take(WEIGHT, 100, rest.clock.now_ns() + AHEAD_NS)  # as the order side does
+        await rest.fetch("/x")
+
+    _, rest = ask(Host(answered(200, X_MBX_USED_WEIGHT_1M="20")), scenario)
+    assert rest.budgets.remaining(WEIGHT, rest.clock.now_ns() + AHEAD_NS) == 6_000 - 20 - 100
 
 
 def test_a_compressed_answer_is_unpacked() -> None:
@@ -105,6 +129,7 @@ def test_no_answer_in_time_is_unreachable() -> None:
         pytest.param(answered(418, Retry_After="7200"), 7_200, id="418"),
         pytest.param(answered(418), 120, id="418 without a time"),
         pytest.param(answered(429, Retry_After="soon"), 60, id="429 with nonsense"),
+        pytest.param(answered(418, Retry_After="9999999"), 120, id="418 with more than the longest ban"),
     ],
 )
 def test_a_host_that_says_wait_stops_the_budgets(answer: bytes, stop_s: int) -> None:
@@ -125,7 +150,7 @@ def test_an_answer_without_end_is_nonsense(monkeypatch: pytest.MonkeyPatch) -> N
 def test_get_answers_once_with_the_bytes_or_the_error_and_settles_the_weight() -> None:
     async def scenario(rest: Rest) -> list[bytes | VenueError]:
         answers: list[bytes | VenueError] = []
-        assert rest.budgets.take(WEIGHT, 50, rest.clock.now_ns()) == 0
+        assert rest.budgets.take(WEIGHT, 50, rest.now_ns()) == 0
         rest.get("/x", 50, answers.append)
         async with asyncio.timeout(5):
             while not answers:
@@ -133,10 +158,33 @@ def test_get_answers_once_with_the_bytes_or_the_error_and_settles_the_weight() -
         return answers
 
     answers, rest = ask(Host(answered(200, b"[]")), scenario)
-    assert answers == [b"[]"] and rest.budgets.remaining(WEIGHT, rest.clock.now_ns()) == 6_000
+    assert answers == [b"[]"] and rest.budgets.remaining(WEIGHT, rest.now_ns()) == 6_000
     answers, rest = ask(Host(answered(503)), scenario)
     assert isinstance(answers, list) and isinstance(answers[0], Unreachable)
-    assert rest.budgets.remaining(WEIGHT, rest.clock.now_ns()) == 6_000
+    assert rest.budgets.remaining(WEIGHT, rest.now_ns()) == 6_000
+
+
+def test_what_breaks_where_nobody_waits_is_told_and_the_asker_is_answered() -> None:
+    troubles: list[str] = []
+    answers: list[bytes | VenueError] = []
+
+    async def scenario(rest: Rest) -> None:
+        rest.get("/x", 1, breaks)
+        async with asyncio.timeout(5):
+            while not troubles:
+                await asyncio.sleep(0.002)
+        rest._request = None  # type: ignore[assignment, method-assign]  # a bug of ours
+        rest.get("/y", 1, answers.append)
+        async with asyncio.timeout(5):
+            while not answers:
+                await asyncio.sleep(0.002)
+
+    def breaks(_: bytes | VenueError) -> None:
+        raise RuntimeError("a bug")
+
+    ask(Host(answered(200)), scenario, troubles=troubles)
+    assert "/x broke: RuntimeError('a bug')" in troubles[0] and "/y broke: TypeError" in troubles[1]
+    assert isinstance(answers[0], Unreachable) and len(troubles) == 2
 
 
 def test_exchange_info_is_asked_for_whole_where_a_symbol_is_not_known() -> None:

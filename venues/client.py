@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from ..core.model.instruments import Instrument
-from ..core.model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue
+from ..core.model.messages import AmendAtVenue, AskAtVenue, CancelAtVenue, PlaceAtVenue, PlaceExitsAtVenue
 from ..core.model.records import TimeInForce
 
 ConnectionStatus = Literal["connected", "stale", "disconnected"]
@@ -42,6 +42,7 @@ class VenueStatus(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_remaining: int
     rate_limit_reset_ms: int  # UTC milliseconds
     reason: str = ""  # why it is not connected
+    latency_ms: float | None = None  # from an event there to its frame here; None where nobody measures it
 
 
 class VenueClient(Protocol):
@@ -63,6 +64,11 @@ class VenueClient(Protocol):
         """Answers VenueAccepted, VenueFilled, VenueEnded or VenueRejected."""
         ...
 
+    def place_exits(self, request: PlaceExitsAtVenue) -> None:
+        """Answers as `place`, for each of the two; what sold or was reached ends the other as expired. VenueRejected
+        where `linked_orders` is not among the capabilities."""
+        ...
+
     def cancel(self, request: CancelAtVenue) -> None:
         """Answers VenueEnded, or VenueRequestFailed when the order is not there."""
         ...
@@ -71,8 +77,11 @@ class VenueClient(Protocol):
         """Answers VenueAmended or VenueRequestFailed; the quantity is all that was placed, its filled part included."""
         ...
 
-    def query(self, client_id: str, pair: str, answer: QueryAnswer) -> None:
-        """Asks what became of an order: its messages come once more, in order, and then `answer` is called."""
+    def query(self, asked: AskAtVenue, answer: QueryAnswer) -> None:
+        """Asks what became of an order: its messages come once more, in order, and then `answer` is called.
+
+        Where another order stands under its client id, VenueContradicted comes, and `answer` gets None.
+        """
         ...
 
     @property

@@ -2,8 +2,9 @@
 
 Always true here: nothing is counted twice and nothing is guessed: what we send is counted when it is sent, and a count
 that the venue reports replaces what we counted, plus what it cannot have seen yet. A wait is a number of nanoseconds
-until the thing may be tried again; 0 says that it is taken. Time is an argument, and should be the venue's: windows are
-aligned with its clock.
+until the thing may be tried again; 0 says that it is taken. Time is an argument, and is the venue's, of one and the
+same estimate for all who share a budget: windows are aligned with its clock. A stop (429, 418) lasts as long as it was
+told to, whatever the machine's clock is set to meanwhile.
 
 Binance: windows are clock-aligned, the counts of a reply (`rateLimits`) or of REST headers hold for the window in which
 the reply was made, 429 says "no more in this window", 418 is a ban; both name the time at which they end.
@@ -14,16 +15,21 @@ from typing import Final
 
 import msgspec
 
-from ..core.kernel.clock import SECOND_NS
+from ..core.kernel.clock import SECOND_NS, Clock, Timer
 
 MINUTE_NS: Final = 60 * SECOND_NS
 DAY_NS: Final = 86_400 * SECOND_NS
 
 UNIT_NS: Final = {"S": SECOND_NS, "M": MINUTE_NS, "H": 60 * MINUTE_NS, "D": DAY_NS}  # of X-MBX-USED-WEIGHT-1M
-INTERVAL_NS: Final = {"SECOND": SECOND_NS, "MINUTE": MINUTE_NS, "HOUR": 60 * MINUTE_NS, "DAY": DAY_NS}
+
+# How long nothing is asked after such an answer that does not say it: a window; the shortest ban.
+STOP_NS: Final = {429: 60 * SECOND_NS, 418: 120 * SECOND_NS}
+STOP_MAX_NS: Final = 3 * DAY_NS  # the longest ban: "LIMITS" of rest-api.md in binance-spot-api-docs
+STOP_STEP_NS: Final = 10 * SECOND_NS  # between two looks at what is left of a stop
 
 # What the venue counted may include other processes behind the same address, so the last bit is left to them.
 RESERVE_SHARE: Final = 50  # one part in fifty of each limit is never used
+KEPT_SHARE: Final = 4  # a quarter of each limit is left to orders and cancels by questions, which can wait
 
 
 class LimitSeen(msgspec.Struct, frozen=True):
@@ -35,10 +41,63 @@ class LimitSeen(msgspec.Struct, frozen=True):
     limit: int = 0  # 0: not said
 
 
+def stop_of(status: int, asked_ns: int | None) -> int:
+    """How long to ask nothing after an HTTP answer: 0 where its status bars nothing.
+
+    As long as it asks for; a time that is over or longer than the longest ban is none, and then it is `STOP_NS`.
+    """
+    if status not in STOP_NS:
+        return 0
+    return asked_ns if asked_ns is not None and 0 < asked_ns <= STOP_MAX_NS else STOP_NS[status]
+
+
+def retry_after_ns(text: str) -> int | None:
+    """A Retry-After header, in seconds; None where it is absent or something else."""
+    return int(text) * SECOND_NS if text.isdecimal() and text.isascii() and len(text) < 16 else None
+
+
+class Stop:
+    """A time in which nothing passes. It ends by timers, so that no jump of the clock lifts or prolongs it."""
+
+    __slots__ = ("_clock", "_left_ns", "_looked_ns", "_timer")
+
+    def __init__(self) -> None:
+        self._clock: Clock | None = None
+        self._timer: Timer | None = None  # None: nothing is stopped
+        self._left_ns = 0  # when last looked
+        self._looked_ns = 0
+
+    def begin(self, clock: Clock, wait_ns: int) -> None:
+        """From now on for `wait_ns`; one that lasts longer stays."""
+        if wait_ns > self.left_ns:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._clock, self._left_ns = clock, wait_ns
+            self._step(clock)
+
+    @property
+    def left_ns(self) -> int:
+        """How long it lasts; 0: nothing is stopped. Off by up to `STOP_STEP_NS` while the clock jumps."""
+        if self._timer is None or self._clock is None:
+            return 0
+        since_ns = self._clock.now_ns() - self._looked_ns
+        return max(1, self._left_ns - min(max(since_ns, 0), STOP_STEP_NS))
+
+    def _step(self, clock: Clock) -> None:
+        self._looked_ns = clock.now_ns()
+        self._timer = clock.call_in(min(self._left_ns, STOP_STEP_NS), self._look, clock)
+
+    def _look(self, clock: Clock) -> None:
+        self._timer = None
+        self._left_ns -= STOP_STEP_NS
+        if self._left_ns > 0:
+            self._step(clock)
+
+
 class Budget:
     """One limit: so much in each clock-aligned window of `interval_ns`."""
 
-    __slots__ = ("_pending", "_until_ns", "_used", "_window", "interval_ns", "kind", "limit")
+    __slots__ = ("_pending", "_used", "_window", "interval_ns", "kind", "limit", "stop")
 
     def __init__(self, kind: str, limit: int, interval_ns: int) -> None:
         if limit < 1 or interval_ns < 1:
@@ -49,7 +108,7 @@ class Budget:
         self._window = 0  # number of the window that the counts are of
         self._used = 0  # as the venue counted last
         self._pending = 0  # taken, and not in any count of the venue's yet
-        self._until_ns = 0  # nothing before
+        self.stop = Stop()
 
     def take(self, weight: int, now_ns: int) -> int:
         """0: taken. Else how many ns until it may fit; then nothing was taken."""
@@ -61,12 +120,18 @@ class Budget:
     def wait_ns(self, weight: int, now_ns: int) -> int:
         """How long until `weight` fits; 0 for now."""
         self._roll(now_ns)
-        if now_ns < self._until_ns:
-            return self._until_ns - now_ns
+        if stopped_ns := self.stop.left_ns:
+            return stopped_ns
         # A weight above the whole budget would never fit: it may go at the beginning of a window.
         if self._used + self._pending + weight <= self.usable or not (self._used or self._pending):
             return 0
         return self.reset_ns(now_ns) - now_ns
+
+    def wait_spare_ns(self, weight: int, now_ns: int) -> int:
+        """How long until `weight` leaves the kept part of the limit free; 0 for now."""
+        self._roll(now_ns)
+        used = self._used + self._pending
+        return self.reset_ns(now_ns) - now_ns if used and used + weight > self.limit - self.limit // KEPT_SHARE else 0
 
     def settle(self, weight: int) -> None:
         """A taken weight is answered, so it is in the venue's count or cost nothing; to be called before `observe`."""
@@ -79,10 +144,6 @@ class Budget:
         if limit > 0:
             self.limit = limit
 
-    def stop_until(self, until_ns: int) -> None:
-        """Nothing passes before this time: 429, 418."""
-        self._until_ns = max(self._until_ns, until_ns)
-
     @property
     def usable(self) -> int:
         """The limit less the reserve."""
@@ -91,11 +152,11 @@ class Budget:
     def remaining(self, now_ns: int) -> int:
         """What is left of this window; 0 while stopped."""
         self._roll(now_ns)
-        return 0 if now_ns < self._until_ns else max(0, self.limit - self._used - self._pending)
+        return 0 if self.stop.left_ns else max(0, self.limit - self._used - self._pending)
 
     def reset_ns(self, now_ns: int) -> int:
         """When it is refilled, UTC ns: the end of the window, or of a stop that lasts longer."""
-        return max((now_ns // self.interval_ns + 1) * self.interval_ns, self._until_ns)
+        return max((now_ns // self.interval_ns + 1) * self.interval_ns, now_ns + self.stop.left_ns)
 
     def _roll(self, now_ns: int) -> None:
         window = now_ns // self.interval_ns
@@ -126,6 +187,12 @@ class Budgets:
                 budget._pending += weight
         return wait_ns
 
+    def take_spare(self, kind: str, weight: int, now_ns: int) -> int:
+        """As `take`, for what can wait: a part of each window is left to what cannot, such as cancels."""
+        budgets = self._by_kind.get(kind, ())
+        wait_ns = max((b.wait_spare_ns(weight, now_ns) for b in budgets), default=0)
+        return wait_ns or self.take(kind, weight, now_ns)
+
     def settle(self, kind: str, weight: int) -> None:
         """As `Budget.settle`, for every window of the kind."""
         for budget in self._by_kind.get(kind, ()):
@@ -137,19 +204,33 @@ class Budgets:
         if budget is None:
             if limit < 1 or interval_ns < 1:
                 return  # a header without a limit for a window that exchangeInfo does not name
-            budget = self._budgets[kind, interval_ns] = Budget(kind, limit, interval_ns)
-            self._by_kind[kind] = (*self._by_kind.get(kind, ()), budget)
+            budget = self._add(kind, interval_ns, limit)
         budget.observe(count, limit, now_ns)
+
+    def allow(self, kind: str, interval_ns: int, limit: int) -> None:
+        """A limit as the venue publishes it (exchangeInfo); what cannot be one changes nothing."""
+        if limit < 1 or interval_ns < 1:
+            return
+        budget = self._budgets.get((kind, interval_ns))
+        if budget is None:
+            self._add(kind, interval_ns, limit)
+        else:
+            budget.limit = limit
+
+    def _add(self, kind: str, interval_ns: int, limit: int) -> Budget:
+        budget = self._budgets[kind, interval_ns] = Budget(kind, limit, interval_ns)
+        self._by_kind[kind] = (*self._by_kind.get(kind, ()), budget)
+        return budget
 
     def observe_all(self, seen: Iterable[LimitSeen], now_ns: int) -> None:
         for row in seen:
             self.observe(row.kind, row.interval_ns, row.count, row.limit, now_ns)
 
-    def stop_until(self, until_ns: int, kind: str | None = None) -> None:
-        """Nothing (or nothing of a kind) passes before this time."""
+    def stop(self, clock: Clock, wait_ns: int, kind: str | None = None) -> None:
+        """Nothing (or nothing of a kind) passes from now on for `wait_ns`: 429, 418."""
         for budget in self._budgets.values():
             if kind is None or budget.kind == kind:
-                budget.stop_until(until_ns)
+                budget.stop.begin(clock, wait_ns)
 
     def remaining(self, kind: str, now_ns: int) -> int:
         """The least that is left in a window of the kind; 0 for a kind without a budget."""
@@ -171,7 +252,7 @@ class ConnectBudget(Budget):
 
 
 def binance_budgets() -> Budgets:
-    """The documented limits of Binance spot; `exchangeInfo` and each reply correct them."""
+    """The documented limits of Binance spot; `allow` takes those of exchangeInfo, and each reply corrects them."""
     return Budgets(
         (
             Budget("REQUEST_WEIGHT", 6_000, MINUTE_NS),

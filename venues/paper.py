@@ -32,9 +32,11 @@ from ..core.model.exact import tidy
 from ..core.model.instruments import Instrument
 from ..core.model.messages import (
     AmendAtVenue,
+    AskAtVenue,
     BookUpdated,
     CancelAtVenue,
     PlaceAtVenue,
+    PlaceExitsAtVenue,
     TradePrinted,
     VenueAccepted,
     VenueAmended,
@@ -153,6 +155,11 @@ class PaperVenue(Actor):
             return
         self._send(self._place, request)
 
+    def place_exits(self, request: PlaceExitsAtVenue) -> None:
+        for client_id in (request.stop_client_id, request.target_client_id):
+            reason = "exits on paper are watched by the service"
+            self.kernel.input(self._rejected(client_id, "NOT_SUPPORTED", reason))
+
     def cancel(self, request: CancelAtVenue) -> None:
         self._send(self._cancel, request)
 
@@ -164,9 +171,9 @@ class PaperVenue(Actor):
         """A book that is not fresh refuses by itself."""
         return ""
 
-    def query(self, client_id: str, pair: str, answer: QueryAnswer) -> None:  # noqa: ARG002  (ids are of all pairs)
+    def query(self, asked: AskAtVenue, answer: QueryAnswer) -> None:
         if self._running:
-            self._send(self._query, (client_id, answer))
+            self._send(self._query, (asked.client_id, answer))
         else:
             answer(None)
 

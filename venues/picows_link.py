@@ -9,7 +9,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from picows import (
@@ -25,6 +25,8 @@ from picows import (
 )
 
 from ..core.kernel.clock import SECOND_NS
+from .background import watch
+from .limits import retry_after_ns
 from .session import OPEN_TIMEOUT_NS, Cancel, Connect, ConnectFailed, Link
 
 MESSAGE_BYTES_MAX: Final = 4 << 20  # a frame, and what fragments may add up to; beyond it the link is closed
@@ -49,6 +51,7 @@ class PicowsWire(WSListener):
         self._transport: WSTransport | None = None
         self._parts: list[bytes] = []  # of a message that is not whole yet
         self._parts_bytes = 0
+        self._begun = False  # a message of which the last part did not come yet
         self._left_out = False  # its parts are those of a binary message
 
     # --- picows
@@ -88,21 +91,25 @@ class PicowsWire(WSListener):
 
     def _fragment(self, kind: WSMsgType, frame: WSFrame) -> None:
         """A binary message, or a part of a message."""
+        size = frame.payload_size
+        if kind == CONTINUATION and not self._begun:
+            self.link.trouble(f"a continuation of {size} bytes without a beginning left out")
+            return
         if kind != CONTINUATION:
+            if self._begun:
+                self.link.trouble(f"a message of {self._parts_bytes} bytes without its end left out")
             self._parts, self._parts_bytes, self._left_out = [], 0, kind == BINARY
+        self._begun = not frame.fin
+        self._parts_bytes += size
         if self._left_out:
             if frame.fin:
-                self.link.trouble(f"a binary message of {self._parts_bytes + frame.payload_size} bytes left out")
-                self._parts_bytes, self._left_out = 0, False
-            else:
-                self._parts_bytes += frame.payload_size
+                self.link.trouble(f"a binary message of {self._parts_bytes} bytes left out")
             return
         self._parts.append(frame.get_payload_as_bytes())
-        self._parts_bytes += frame.payload_size
         if self._parts_bytes > MESSAGE_BYTES_MAX:
             self.link.closed(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
         elif frame.fin:
-            whole, self._parts, self._parts_bytes = b"".join(self._parts), [], 0
+            whole, self._parts = b"".join(self._parts), []
             self._take(whole)
 
     # --- the link (`Wire`)
@@ -139,9 +146,15 @@ def picows_connect(
         task = loop.create_task(_connect(wire, url, context, open_timeout_ns / SECOND_NS))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        watch(task, "connecting", partial(_broken, link))
         return task.cancel
 
     return connect
+
+
+def _broken(link: Link, what: str) -> None:
+    link.trouble(what)
+    link.failed(ConnectFailed(f"{what}, in the service"))
 
 
 async def _connect(wire: PicowsWire, url: str, context: Callable[[], ssl.SSLContext], timeout_s: float) -> None:
@@ -170,14 +183,12 @@ def _refused(error: WSHandshakeError) -> ConnectFailed:
     answer = error.response
     if answer is None:
         return ConnectFailed(f"the handshake failed: {error}")
-    seconds = answer.headers.get("Retry-After", "")
-    known = seconds.isdecimal() and len(seconds) < 8
     body = (error.raw_body or b"")[:200].decode("utf-8", "replace").strip()
     said = f": {body}" if body.isprintable() and body else ""
     return ConnectFailed(
         f"HTTP {int(answer.status)} instead of a WebSocket{said}",
         status=int(answer.status),
-        retry_after_ns=int(seconds) * SECOND_NS if known else 0,
+        retry_after_ns=retry_after_ns(answer.headers.get("Retry-After", "")),
     )
 
 

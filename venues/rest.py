@@ -1,7 +1,8 @@
 """GET requests to a venue's REST host: an answer's bytes, or a VenueError that says who is at fault.
 
 Always true here: an answer has an end (`TIMEOUT_S`, `ANSWER_BYTES_MAX`). What its headers say about the budgets is
-heard before the caller gets it; 429 and 418 stop the budgets until the time that the venue names.
+heard before the caller gets it; 429 and 418 stop the budgets for as long as the venue names. Who asked with `get` is
+answered once, also when the asking itself broke.
 """
 
 import asyncio
@@ -13,13 +14,13 @@ import httpx
 
 from ..core.kernel.clock import SECOND_NS, Clock
 from ..core.model.errors import Nonsense, Refused, Unreachable, VenueError
-from .limits import Budgets, read_headers
+from .background import watch
+from .limits import Budgets, read_headers, retry_after_ns, stop_of
 
 TIMEOUT_S: Final = 10.0
 ANSWER_BYTES_MAX: Final = 64 << 20  # the whole exchangeInfo of Binance takes about 15 MB
 CONNECTIONS_MAX: Final = 8
 BODY_SHOWN: Final = 200  # characters of a refusal in an error
-STOP_NS: Final = {429: 60 * SECOND_NS, 418: 120 * SECOND_NS}  # where no Retry-After came
 WEIGHT: Final = "REQUEST_WEIGHT"
 
 Answer = Callable[[bytes | VenueError], None]
@@ -35,11 +36,17 @@ class Rest:
         base: str,
         budgets: Budgets,
         *,
+        on_trouble: Callable[[str], None],
+        now_ns: Callable[[], int] | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
+        """`now_ns` is the venue's time, by which the budgets count; `clock`'s where nobody knows better. `on_trouble`
+        hears what breaks where nobody waits."""
         self.base = base.rstrip("/")
         self.clock = clock
+        self.now_ns = now_ns if now_ns is not None else clock.now_ns
         self.budgets = budgets
+        self._on_trouble = on_trouble
         self._timeout_s = timeout_s
         self._client: httpx.AsyncClient | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,6 +56,7 @@ class Rest:
         task = asyncio.get_running_loop().create_task(self._get(path, weight, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        watch(task, f"the answer of {self._where(path)}", self._on_trouble)
 
     async def fetch(self, path: str, weight: int = 0) -> bytes:
         """The body of a 200. Raises Unreachable (no answer, 5xx, 429, 418), Refused (4xx), Nonsense (too long)."""
@@ -58,17 +66,13 @@ class Rest:
             raise Unreachable(f"{self._where(path)}: {str(error) or type(error).__name__}") from error
         finally:
             self.budgets.settle(WEIGHT, weight)
-        now_ns = self.clock.now_ns()
-        self.budgets.observe_all(read_headers(headers), now_ns)
+        self.budgets.observe_all(read_headers(headers), self.now_ns())
         if status == 200:
             return body
         shown = body[:BODY_SHOWN].decode("utf-8", "replace").strip()
         said = f"{self._where(path)}: HTTP {status}" + (f" {shown}" if shown.isprintable() and shown else "")
-        if status in STOP_NS:
-            seconds = headers.get("retry-after", "")
-            known = seconds.isdecimal() and len(seconds) < 8
-            stop_ns = int(seconds) * SECOND_NS if known else STOP_NS[status]
-            self.budgets.stop_until(now_ns + stop_ns)
+        if stop_ns := stop_of(status, retry_after_ns(headers.get("retry-after", ""))):
+            self.budgets.stop(self.clock, stop_ns)
             raise Unreachable(f"{said}; no requests for {stop_ns // SECOND_NS} s")
         if status < 500:
             raise Refused(said)
@@ -89,6 +93,9 @@ class Rest:
             outcome = await self.fetch(path, weight)
         except VenueError as error:
             outcome = error
+        except Exception as error:  # a bug here: who asked must not wait for good
+            self._on_trouble(f"{self._where(path)} broke: {error!r}")
+            outcome = Unreachable(f"{self._where(path)}: {type(error).__name__} in the service")
         answer(outcome)
 
     async def _request(self, path: str) -> tuple[int, httpx.Headers, bytes]:

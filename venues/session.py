@@ -22,18 +22,18 @@ from typing import Final, Protocol
 import msgspec
 
 from ..core.kernel.clock import SECOND_NS, Clock, Timer
-from .limits import ConnectBudget
+from .limits import STOP_NS, ConnectBudget, Stop, stop_of
 
 MAX_AGE_NS: Final = 84_600 * SECOND_NS  # 23.5 h; venues end a connection at 24 h
 AGE_SPREAD: Final = 0.02  # sessions started together are not renewed together: up to 28 minutes earlier
 OPEN_TIMEOUT_NS: Final = 10 * SECOND_NS  # from the first packet to the end of the handshake
 READY_TIMEOUT_NS: Final = 60 * SECOND_NS  # from the handshake to `promote`
 SILENT_NS: Final = 60 * SECOND_NS  # Binance pings every 20 s
+SILENT_LOOKS: Final = 6  # in a row without a sign of life end a link: no clock is asked how long that took
 DRAIN_NS: Final = 5 * SECOND_NS  # a replaced link stays open for so long
 BACKOFF_MIN_NS: Final = SECOND_NS // 4
 BACKOFF_MAX_NS: Final = 30 * SECOND_NS
 STABLE_NS: Final = 60 * SECOND_NS  # a link that lived as long was not part of a series of failures
-HOLD_NS: Final = {429: 60 * SECOND_NS, 418: 120 * SECOND_NS}  # where no Retry-After came: a window; the shortest ban
 
 Cancel = Callable[[], object]
 Trouble = Callable[[str], None]
@@ -60,7 +60,7 @@ class ConnectFailed(msgspec.Struct, frozen=True):
 
     reason: str
     status: int = 0  # of a handshake that was answered with something else than 101
-    retry_after_ns: int = 0  # as that answer said; 0: it did not
+    retry_after_ns: int | None = None  # as that answer said
 
 
 class Link:
@@ -70,15 +70,17 @@ class Link:
         "_now_ns",
         "_on_frame",
         "_session",
-        "_sign_ns",
         "_wire",
         "cancel",
         "data",
         "down",
         "last_frame_ns",
+        "last_sign_ns",
         "limit_timer",
         "number",
         "opened_ns",
+        "seen_ns",
+        "silent_looks",
         "watch_timer",
     )
 
@@ -86,23 +88,20 @@ class Link:
         self.number = number  # 1 for the session's first
         self.opened_ns = 0  # 0: not yet
         self.last_frame_ns = 0  # when the last text frame came: inside on_link_frame, when this one did
+        self.last_sign_ns = 0  # when anything came last: a frame, a ping, a pong; ahead of a clock that was set back
         self.down = False
         self.data: object = None  # the owner's own
         self.cancel: Cancel | None = None  # ends an attempt that is on its way
         self.limit_timer: Timer | None = None  # of the stage that it is in: opening, getting ready, aging, draining
         self.watch_timer: Timer | None = None  # for silence
+        self.seen_ns = 0  # the last sign of life as that timer saw it
+        self.silent_looks = 0  # in a row that saw no other
         self._session = session
         self._now_ns = session.clock.now_ns
         self._on_frame = session.owner.on_link_frame
         self._wire: Wire | None = None
-        self._sign_ns = 0
 
     # --- the owner
-
-    @property
-    def last_sign_ns(self) -> int:
-        """When anything came last: a frame, a ping, a pong."""
-        return max(self.last_frame_ns, self._sign_ns)
 
     @property
     def is_open(self) -> bool:
@@ -141,7 +140,7 @@ class Link:
         """A whole text message."""
         if self.down:
             return
-        self.last_frame_ns = self._now_ns()
+        self.last_frame_ns = self.last_sign_ns = self._now_ns()
         try:
             self._on_frame(self, raw)
         except Exception as error:  # a bug of the owner's: what it knew of this link may be half done
@@ -149,7 +148,7 @@ class Link:
 
     def sign(self) -> None:
         """A ping or a pong."""
-        self._sign_ns = self._now_ns()
+        self.last_sign_ns = self._now_ns()
 
     def trouble(self, what: str) -> None:
         """Something that the protocol does not allow, and that was left out."""
@@ -238,7 +237,7 @@ class Session:
         self._running = False
         self._numbers = 0
         self._failures = 0  # in a row
-        self._hold_until_ns = 0
+        self._hold = Stop()
         self._last_sign_ns = 0
         self._primary: Link | None = None
         self._candidate: Link | None = None  # opening, or open and not promoted yet
@@ -277,7 +276,8 @@ class Session:
         if link is self._candidate:
             self._candidate, self._renewing = None, False
             self._call_off_retry()
-        age_ns = int(self._max_age_ns * (1 - AGE_SPREAD * self._jitter())) - (self.clock.now_ns() - link.opened_ns)
+        opened_ns = min(max(self.clock.now_ns() - link.opened_ns, 0), self._ready_timeout_ns)
+        age_ns = int(self._max_age_ns * (1 - AGE_SPREAD * self._jitter())) - opened_ns
         self._limit(link, age_ns, self._aged, link)
         if former is not None:
             self._draining.append(former)
@@ -290,22 +290,17 @@ class Session:
             self._renewing = True
             self._want(0)
 
-    def reconnect(self, reason: str) -> None:
-        """All links end, and a new one is opened, at once or after the backoff that is due."""
-        for link in [self._candidate, self._primary]:
-            if link is not None:
-                self.end(link, reason)
-
-    def hold_until(self, until_ns: int) -> None:
-        """No connection is tried before this time."""
-        self._hold_until_ns = max(self._hold_until_ns, until_ns)
+    def hold_for(self, wait_ns: int) -> None:
+        """No connection is tried for so long."""
+        self._hold.begin(self.clock, wait_ns)
 
     def status(self) -> SessionStatus:
         wait_s = (self._next_ns - self.clock.now_ns()) // SECOND_NS if self._retry is not None else 0
-        signs = [link.last_sign_ns for link in (self._primary, self._candidate) if link is not None]
+        links = (self._primary, self._candidate)
+        signs = [link.last_sign_ns for link in links if link is not None and link.opened_ns]
         return SessionStatus(
             connected=self._primary is not None,
-            last_sign_ns=max(self._last_sign_ns, *signs, 0),
+            last_sign_ns=max(signs) if signs else self._last_sign_ns,
             connects=self.connects,
             reconnects=self.reconnects,
             reason=f"{self.reason}; next attempt in {wait_s} s" if self.reason and wait_s > 0 else self.reason,
@@ -314,7 +309,7 @@ class Session:
     # --- links
 
     def link_opened(self, link: Link) -> None:
-        link.opened_ns = link.last_frame_ns = self.clock.now_ns()
+        link.opened_ns = link.last_frame_ns = link.last_sign_ns = self.clock.now_ns()
         self._limit(link, self._ready_timeout_ns, self._not_ready, link)
         self._watch(link)
         try:
@@ -325,10 +320,10 @@ class Session:
     def link_failed(self, link: Link, failure: ConnectFailed) -> None:
         if link.down:
             return
-        if failure.status in HOLD_NS:
-            hold_ns = failure.retry_after_ns or HOLD_NS[failure.status]
-            self.hold_until(self.clock.now_ns() + hold_ns)
-            self._budget.stop_until(self._hold_until_ns)  # it is about the address: for every session
+        if failure.status in STOP_NS:
+            hold_ns = stop_of(failure.status, failure.retry_after_ns)
+            self.hold_for(hold_ns)
+            self._budget.stop.begin(self.clock, hold_ns)  # it is about the address: for every session
         self._gone(link, failure.reason)
 
     def end(self, link: Link, reason: str) -> None:
@@ -348,7 +343,7 @@ class Session:
         opened, wanted = link.opened_ns > 0, link in (self._primary, self._candidate)
         link.down = True
         self._cancel_timers(link)
-        self._last_sign_ns = max(self._last_sign_ns, link.last_sign_ns)
+        self._last_sign_ns = link.last_sign_ns or self._last_sign_ns
         if link is self._primary:
             self._primary = None
         elif link is self._candidate:
@@ -381,7 +376,7 @@ class Session:
     def _want(self, delay_ns: int) -> None:
         """Try to connect in `delay_ns`, unless that is already on its way."""
         if self._candidate is None and self._retry is None:
-            delay_ns = max(delay_ns, self._hold_until_ns - self.clock.now_ns())
+            delay_ns = max(delay_ns, self._hold.left_ns)
             if delay_ns > 0:
                 self._plan(delay_ns)
             else:
@@ -395,8 +390,7 @@ class Session:
         self._retry = None
         if not self._running or self._candidate is not None:
             return
-        now_ns = self.clock.now_ns()
-        wait_ns = max(self._hold_until_ns - now_ns, 0) or self._budget.take(1, now_ns)
+        wait_ns = self._hold.left_ns or self._budget.take(1, self.clock.now_ns())
         if wait_ns > 0:
             self._plan(wait_ns)
             return
@@ -438,11 +432,20 @@ class Session:
             self.renew(f"the connection is {(self.clock.now_ns() - link.opened_ns) / 3600 / SECOND_NS:.1f} h old")
 
     def _watch(self, link: Link) -> None:
-        """Ends a link on which nothing came for `silent_ns`."""
+        """Ends a link on which nothing came for `silent_ns`, however the machine's clock was set meanwhile."""
         if link.down:
             return
-        quiet_ns = self.clock.now_ns() - link.last_sign_ns
-        if quiet_ns >= self._silent_ns:
-            self.end(link, f"nothing received for {quiet_ns / SECOND_NS:.0f} s")
+        look_ns = self._silent_ns // SILENT_LOOKS
+        sign_ns = link.last_sign_ns
+        if sign_ns != link.seen_ns:
+            link.seen_ns, link.silent_looks = sign_ns, 0
+            # The looks are counted from the sign on. A time that cannot be is that of a clock that was set meanwhile.
+            since_ns = self.clock.now_ns() - sign_ns
+            if 0 <= since_ns <= look_ns:
+                look_ns -= since_ns
         else:
-            link.watch_timer = self.clock.call_in(self._silent_ns - quiet_ns, self._watch, link)
+            link.silent_looks += 1
+        if link.silent_looks >= SILENT_LOOKS:
+            self.end(link, f"nothing received for {self._silent_ns / SECOND_NS:.0f} s")
+        else:
+            link.watch_timer = self.clock.call_in(look_ns, self._watch, link)

@@ -17,7 +17,7 @@ from ..market.slippage import Walk, walk_book
 from ..model.exact import ZERO, plain
 from ..model.ids import wallet_of
 from ..model.instruments import Instrument
-from ..model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue, Refusal, SubmitOrder
+from ..model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue, PlaceExitsAtVenue, Refusal, SubmitOrder
 from ..model.records import Amend, Order, Side
 from ..orders.triggers import reached, trigger_price
 from .filters import Terms, Wrong
@@ -44,8 +44,8 @@ def _nothing(_: str) -> str:
     return ""
 
 
-class InPlace(Protocol):
-    """What a venue can change of an order that rests there; the rest is a cancel and a new order."""
+class Able(Protocol):
+    """What a venue does by itself: what it cannot change of an order that rests there is a cancel and a new order."""
 
     @property
     def amend(self) -> bool: ...  # the quantity down
@@ -56,12 +56,15 @@ class InPlace(Protocol):
     @property
     def amend_price(self) -> bool: ...
 
+    @property
+    def linked_orders(self) -> bool: ...  # takes `place_exits`
+
 
 class Venue(Protocol):
     """The part of a venue client that sends, and what it says of itself."""
 
     @property
-    def capabilities(self) -> InPlace: ...
+    def capabilities(self) -> Able: ...
 
     @property
     def unavailable(self) -> str:
@@ -69,6 +72,8 @@ class Venue(Protocol):
         ...
 
     def place(self, order: PlaceAtVenue) -> None: ...
+
+    def place_exits(self, exits: PlaceExitsAtVenue) -> None: ...
 
     def cancel(self, order: CancelAtVenue) -> None: ...
 
@@ -170,6 +175,18 @@ class ExecutionEngine:
             return "it is not connected in this mode"
         return venue.unavailable or self.pending(wallet)
 
+    def set_fees(self, exchange: str, pair: str, maker: Decimal, taker: Decimal) -> None:
+        """What the account is charged, for estimates from now on; fills say what was charged."""
+        terms = self.terms.get((exchange, pair))
+        if terms is not None:
+            terms.maker_fee, terms.taker_fee = maker, taker
+
+    def set_trading(self, exchange: str, pair: str, trading: bool) -> None:
+        """Whether the exchange takes orders of a pair now: where it does not, they are refused before they are sent."""
+        terms = self.terms.get((exchange, pair))
+        if terms is not None:
+            terms.trading = trading
+
     def amends_in_place(self, order: Order, amend: Amend) -> bool:
         """Whether the venue can do it without taking the order off its book."""
         able = self.venues[order.wallet].capabilities
@@ -229,7 +246,7 @@ class ExecutionEngine:
 
     def _plan_at(self, terms: Terms, request: SubmitOrder, now_ns: int) -> Plan | Refusal:
         instrument, feed, wrong = terms.instrument, terms.feed, Wrong()
-        if not instrument.trading:
+        if not terms.trading:
             wrong.add("pair", "MARKET_CLOSED", f"{instrument.pair} is not open for trading at {instrument.exchange}")
             return wrong.refusal()
         paper = self.limits.paper or request.paper is True
@@ -405,8 +422,32 @@ class ExecutionEngine:
         order.sent_ns = now_ns
         self.venues[order.wallet].place(message)
 
+    def place_exits(self, stop: Order, target: Order) -> None:
+        """Hand both exits of an entry to the venue, as their present attempts."""
+        low, high = stop.stop_ticks, target.stop_ticks
+        assert low is not None, "a stop has its price"
+        assert high is not None, "a target has its price"
+        message = PlaceExitsAtVenue(
+            pair=stop.pair,
+            qty_lots=stop.attempt_until - stop.attempt_from,
+            stop_client_id=stop.venue_client_id,
+            stop_ticks=low,
+            target_client_id=target.venue_client_id,
+            target_ticks=high,
+        )
+        self.kernel.outbox.send(self._place_exits, stop, target, message)
+
+    def _place_exits(self, stop: Order, target: Order, message: PlaceExitsAtVenue) -> None:
+        stop.sent_ns = target.sent_ns = self.kernel.clock.now_ns()
+        self.venues[stop.wallet].place_exits(message)
+
     def cancel(self, order: Order) -> None:
         message = CancelAtVenue(client_id=order.venue_client_id, pair=order.pair, venue_order_id=order.venue_order_id)
+        self.kernel.outbox.send(self.venues[order.wallet].cancel, message)
+
+    def cancel_stray(self, order: Order, client_id: str, venue_order_id: str) -> None:
+        """Take back what stands at the venue under another attempt's id than the order's present one."""
+        message = CancelAtVenue(client_id=client_id, pair=order.pair, venue_order_id=venue_order_id)
         self.kernel.outbox.send(self.venues[order.wallet].cancel, message)
 
     def amend(self, order: Order) -> None:

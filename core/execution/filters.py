@@ -15,7 +15,7 @@ every wrong field of a request at once. What fits costs a few comparisons of int
 | MAX_POSITION          | base held and being bought                       | `check_position`           |
 
 A market order leaves as a limit order at its guard price, so it is seen as one; only an exit without a price leaves as
-MARKET. MAX_NUM_ALGO_ORDERS counts stops that the venue holds: stops are held here, so none of ours is ever counted.
+MARKET. MAX_NUM_ALGO_ORDERS and MAX_NUM_ORDER_LISTS count stops that the venue holds: `orders/native_exits.py`.
 """
 
 from decimal import ROUND_FLOOR, Decimal
@@ -66,6 +66,7 @@ class Terms:
         "paper_wallet",
         "taker_fee",
         "tick",
+        "trading",
         "unit",
         "wallet",
     )
@@ -91,6 +92,7 @@ class Terms:
             self.bands = {"buy": buy, "sell": sell}
         self.max_open_orders = instrument.max_open_orders
         self.max_position = instrument.max_position
+        self.trading = instrument.trading  # now; the instrument says how it was at the start
 
     def _costs(self, least: bool, most: bool) -> tuple[int, int]:
         instrument, low, high = self.instrument, 0, NO_LIMIT

@@ -50,6 +50,7 @@ class Kernel:
         self.clock = clock
         self.store = store
         self.outbox = outbox or Outbox()
+        self.outbox.release = self._release
         self.bus = Bus(self.fault)
         self.actors: list[Actor] = []
         self.feed: list[FeedListener] = []
@@ -104,15 +105,11 @@ class Kernel:
         # Most inputs are frames, and leave nothing behind.
         if not self._scheduled and self._parcel is None and self.outbox.pending:
             self.flush_soon()
-        if self.outbox.release_at_once:
-            self._release(self.outbox.take_now())
 
     def run(self, action: Callable[..., object], *args: Any) -> None:
         """Run a timer's action as an input."""
         self._call(action, *args)
         self.flush_soon()
-        if self.outbox.release_at_once:
-            self._release(self.outbox.take_now())
 
     def flush_soon(self) -> None:
         """Commit after the inputs that this turn of the loop brings, so that they share one commit."""

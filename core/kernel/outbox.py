@@ -18,6 +18,11 @@ encode_document = msgspec.json.Encoder(decimal_format="number").encode
 encode_record = msgspec.json.Encoder().encode
 
 
+def _release(effects: list[Effect]) -> None:
+    for action, args in effects:
+        action(*args)
+
+
 class Event(msgspec.Struct, frozen=True, gc=False):
     """A committed event as the feed sends it and the journal keeps it."""
 
@@ -43,7 +48,7 @@ class Outbox:
         self._events: list[Event] = []
         self._appends: list[tuple[str, bytes]] = []
         self._effects: list[Effect] = []
-        self._now: list[Effect] = []
+        self.release: Callable[[list[Effect]], None] = _release  # set by the kernel, which tells of what fails
         self.events_dropped = 0
 
     def put(self, table: str, key: str, record: Any) -> None:
@@ -75,17 +80,15 @@ class Outbox:
         self._effects.append((action, args))
 
     def send(self, action: Callable[..., object], *args: Any) -> None:
-        """Like `effect`, for frames to a venue: with DURABILITY=behind they leave at the end of the input."""
-        (self._now if self.release_at_once else self._effects).append((action, args))
+        """Like `effect`, for frames to a venue: with DURABILITY=behind they leave at once."""
+        if self.release_at_once:
+            self.release([(action, args)])
+        else:
+            self._effects.append((action, args))
 
     @property
     def pending(self) -> bool:
         return bool(self._records or self._events or self._effects or self._appends)
-
-    def take_now(self) -> list[Effect]:
-        """Effects that leave at the end of this input."""
-        now, self._now = self._now, []
-        return now
 
     def take(self) -> "Parcel":
         """Everything collected so far, as one batch, and the effects that wait for it."""

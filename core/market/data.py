@@ -14,7 +14,7 @@ A ticker lies over its book for as long as its update id is above the book's: pr
 levels stay the book's. Nothing has to be undone when the depth frame with that update comes.
 """
 
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
@@ -44,6 +44,7 @@ from .book import (
     status_name,
 )
 from .grid import Grid
+from .troubles import Troubles
 
 Key = tuple[str, str]  # (exchange, pair)
 Resync = Callable[[str, str], None]  # ask the venue for a snapshot of (exchange, pair)
@@ -69,6 +70,7 @@ class Feed:
     """One book and what is known around it."""
 
     STALE_NS = 2 * SECOND_NS  # without a sign of life for longer, a book does not count
+    AHEAD_NS = 100 * MS_NS  # a sign of life from farther ahead is from before the clock was set back: it says nothing
 
     __slots__ = (
         "ahead_ns",
@@ -132,9 +134,10 @@ class Feed:
         book = self.book
         if not book.synced or book.crossed:
             return False
-        if now_ns - book.local_ns > self.STALE_NS and now_ns - self.alive_ns > self.STALE_NS:
+        ahead_ns, stale_ns = -self.AHEAD_NS, self.STALE_NS
+        if not (ahead_ns <= now_ns - book.local_ns <= stale_ns or ahead_ns <= now_ns - self.alive_ns <= stale_ns):
             return False
-        return self.ticker_id <= book.update_id or now_ns - self.ahead_ns <= self.STALE_NS
+        return self.ticker_id <= book.update_id or ahead_ns <= now_ns - self.ahead_ns <= stale_ns
 
     def lost(self) -> None:
         """The connection broke: what was missed cannot be told."""
@@ -149,6 +152,8 @@ class MarketData(Actor):
     RESYNC_RETRY_NS = 5 * SECOND_NS  # until a snapshot that did not come is asked for again
     UNSYNCED_FRAMES_MAX = 2_000  # diffs kept for a book without a snapshot; beyond it the older half is dropped
     STORED_LEVELS = 10
+    STORED_AT_ONCE = 8  # books
+    STORE_STEP_NS = 10 * MS_NS  # until the next few
 
     def __init__(
         self,
@@ -162,7 +167,7 @@ class MarketData(Actor):
         super().__init__(kernel)
         self.instruments: dict[Key, Instrument] = {(i.exchange, i.pair): i for i in instruments}
         self.resync: dict[str, Resync] = {}  # by exchange; set by whoever feeds it
-        self.troubles: Counter[tuple[str, str, str]] = Counter()  # (exchange, pair, what): how often
+        self.troubles: Troubles[tuple[str, str, str]] = Troubles()  # (exchange, pair, what): how often
         self.on_trouble = on_trouble
         self.frame_count = 0
         self._feeds = {key: Feed(instrument, depth_max) for key, instrument in self.instruments.items()}
@@ -171,6 +176,7 @@ class MarketData(Actor):
             self._by_exchange.setdefault(exchange, []).append(feed)
         self._store_interval_ns = store_interval_ns
         self._changed: set[Key] = set()
+        self._to_store: deque[Key] = deque()  # the rest of the round that is being written
         self._timer: Timer | None = None
 
     # --- actor
@@ -220,11 +226,6 @@ class MarketData(Actor):
     def updated_ns(self, exchange: str, pair: str) -> int:
         """When the book last changed, by our clock; 0 for never."""
         return self._feeds[exchange, pair].book.local_ns
-
-    def age_ns(self, exchange: str, pair: str, now_ns: int) -> int | None:
-        """Since the book's last change; None for never."""
-        updated_ns = self._feeds[exchange, pair].book.local_ns
-        return now_ns - updated_ns if updated_ns else None
 
     def fresh(self, exchange: str, pair: str, now_ns: int) -> bool:
         """Whether the book may be traded on: in step with the venue, not crossed, with a sign of life in 2 s."""
@@ -352,7 +353,7 @@ class MarketData(Actor):
         before = feed.top
         if feed.ticker_id <= book.update_id:
             feed.ahead_ns = local_ns
-        elif local_ns - feed.ahead_ns > feed.STALE_NS:
+        elif not -feed.AHEAD_NS <= local_ns - feed.ahead_ns <= feed.STALE_NS:
             self._trouble(book, "tickers without the depth frames that belong to them")
             self._ask(feed, local_ns)
         feed.ticker_id, feed.bid_ticks, feed.ask_ticks = update_id, bid, ask
@@ -366,29 +367,30 @@ class MarketData(Actor):
     def _ask(self, feed: Feed, now_ns: int) -> None:
         """Ask for a snapshot, unless one is on its way."""
         resync = self.resync.get(feed.book.exchange)
-        if resync is not None and (not feed.asked_ns or now_ns - feed.asked_ns > self.RESYNC_RETRY_NS):
+        if resync is not None and not 0 <= now_ns - feed.asked_ns <= self.RESYNC_RETRY_NS:
             feed.asked_ns = now_ns
             resync(feed.book.exchange, feed.book.pair)
 
     def _trouble(self, book: Book, what: str) -> None:
-        """Count it, and say so the 1st, 10th, 100th, ... time."""
         key = (book.exchange, book.pair, what)
-        self.troubles[key] = count = self.troubles[key] + 1
-        if self.on_trouble is not None and str(count).strip("0") == "1":
-            times = "" if count == 1 else f" ({count} times)"
-            self.on_trouble(f"{book.exchange} {book.pair}: {what}{times}")
+        self.troubles.note(key, f"{book.exchange} {book.pair}: {what}", self.on_trouble)
 
     # --- the tops of the books in Redis
 
     def _store_due(self) -> None:
-        self._timer = self.clock.call_in(self._store_interval_ns, self._store_due)
-        if self._changed:
+        if not self._to_store:
+            self._to_store.extend(self._changed)
+            self._changed.clear()
+        if self._to_store:
             self.kernel.input(StoreBooks())
+        wait_ns = self.STORE_STEP_NS if self._to_store else self._store_interval_ns
+        self._timer = self.clock.call_in(wait_ns, self._store_due)
 
     def _store(self, _: StoreBooks) -> None:
-        for exchange, pair in self._changed:
+        """Write the next few books of this round: hundreds at once would keep a frame waiting for milliseconds."""
+        for _turn in range(min(len(self._to_store), self.STORED_AT_ONCE)):
+            exchange, pair = self._to_store.popleft()
             self.outbox.put("books", f"{exchange}:{pair}", self.stored(exchange, pair))
-        self._changed.clear()
 
 
 def lots_at(book: Book, side: int, prices: Sequence[int]) -> list[int]:

@@ -51,7 +51,9 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
     max_notional_market: bool = True
     max_open_orders: int = 0  # at the venue at once, of one account; 0: no limit
     max_stop_orders: int = 0  # of those, how many may be stops that the venue holds; 0: no limit
+    max_order_lists: int = 0  # orders of which one cancels the other, open at once; 0: no limit
     max_amends: int = 0  # of one order; 0: no limit
+    linked_exits: bool = False  # takes a stop and a target at the market of which one cancels the other
     max_position: Decimal | None = None  # base currency held and being bought
     maker_fee: Decimal = ZERO  # fraction of the traded amount
     taker_fee: Decimal = ZERO

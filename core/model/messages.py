@@ -112,6 +112,18 @@ class PlaceAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     post_only: bool = False
 
 
+class PlaceExitsAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A stop and a target for the same coins, of which one cancels the other; each sells at the market once the last
+    trade price reaches it. The intents of both are committed before this leaves."""
+
+    pair: str
+    qty_lots: int
+    stop_client_id: str
+    stop_ticks: int
+    target_client_id: str
+    target_ticks: int
+
+
 class CancelAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     client_id: str
     pair: str
@@ -127,10 +139,31 @@ class AmendAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     venue_order_id: str | None = None
 
 
+class AskAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Which order a venue is asked about, and what it must be to be ours."""
+
+    client_id: str
+    pair: str
+    side: Side
+    qty_lots: int  # as placed, or amended since; the venue's may be less where an amendment's answer was lost
+    price_ticks: int | None = None  # of a limit order; None is not compared
+    venue_order_id: str | None = None  # asked by it where it is known: nobody can change it
+
+
 class VenueAccepted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     venue: str
     client_id: str
     venue_order_id: str
+    timestamp_ns: int
+    side: Side | None = None  # where the venue says it: one that is not the order's is somebody else's order
+
+
+class VenueContradicted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An order stands at the venue under our client id that is not the one that we placed under it."""
+
+    venue: str
+    client_id: str
+    reason: str
     timestamp_ns: int
 
 
@@ -155,6 +188,8 @@ class VenueFilled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fee_currency: str
     maker: bool
     timestamp_ns: int
+    side: Side | None = None  # as of VenueAccepted
+    pair: str | None = None  # where the venue says it
 
 
 class VenueEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -294,6 +329,15 @@ class ExitUnsold(msgspec.Struct, frozen=True, gc=False):
     """An attempt of a triggered exit is over at the venue, and some of it is not sold."""
 
     order: Order
+
+
+class ExitReturned(msgspec.Struct, frozen=True, gc=False):
+    """An exit that its venue was to watch is proven not to be there any more, or never to have been, and has sold
+    nothing."""
+
+    order: Order
+    reason: str
+    refused: bool = False  # the venue would refuse it again
 
 
 class ReportMissing(msgspec.Struct, frozen=True, gc=False):

@@ -122,11 +122,17 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     venue_client_id: str = ""
     venue_order_id: str | None = None
     attempt: int = 0
+    tries: int = 0  # of the same quantity in a row that the venue turned away for a reason of its own
+    amends: int = 0  # of the present attempt, in place
+    past_ids: tuple[str, ...] = ()  # the venue's ids of the last attempts that are over
     sent_ns: int | None = None
     updated_ns: int = 0
     end_ns: int | None = None
     fill_ns: int | None = None  # of the last fill
     triggered_ns: int | None = None
+    listed: bool = False  # an exit that its venue watches together with the other one, or is being asked to
+    recalled: str | None = None  # why the venue is asked to give a listed exit back
+    held_here: bool = False  # an exit that its venue would not watch
     attempt_from: int = 0  # filled lots when the present attempt was sent: the venue counts from here
     attempt_until: int = 0  # filled lots at which all of the present attempt has traded
     waiting: bool = False  # between two attempts: nothing of it is at the venue or on the way there
@@ -161,6 +167,11 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     def market_exit(self) -> bool:
         """A reached sale at the market: it goes on until it is sold or taken back."""
         return self.triggered_ns is not None and self.price_ticks is None and self.side == "sell"
+
+    @property
+    def at_venue(self) -> bool:
+        """An exit that waits for its price at the venue, as far as is known."""
+        return self.listed and self.triggered_ns is None and self.state not in ENDED
 
     @property
     def average_price(self) -> Decimal | None:

@@ -5,6 +5,7 @@ hears of it, and what it does not need is freed when the venue has answered (`Or
 """
 
 from decimal import Decimal
+from functools import partial
 
 import msgspec
 
@@ -13,7 +14,7 @@ from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.kernel import Kernel
 from ..model.exact import plain
-from ..model.messages import AmendOrder, OrderEnded, Refusal, VenueAmended
+from ..model.messages import AmendOrder, Refusal
 from ..model.records import Amend, Order, State
 from .manager import OrderManager, amended, reservation
 from .triggers import reached, trigger_price
@@ -30,27 +31,17 @@ class Amending(Actor):
         self.triggers = manager.triggers
         self.engine.open_count = self.orders.open_count
         self.engine.holding = self.holding
-        # By venue client id: how often the venue has amended the order in place, and what it said last, as it may say
-        # so twice. Counted anew after a restart; then the venue's own count refuses.
-        self._amends: dict[str, tuple[int, int, int | None]] = {}
 
     def handles(self) -> dict[type, Handler]:
-        return {AmendOrder: self.amend, VenueAmended: self.on_amended, OrderEnded: self.on_ended}
+        return {AmendOrder: self.amend}
 
     def holding(self, wallet: str, pair: str) -> Decimal:
         """Base currency that the wallet has or is buying, as a venue's limit on positions counts it."""
         base = pair.partition("_")[0]
         return self.manager.ledger.total(wallet, base) + self.orders.quantity_bought(wallet, pair)
 
-    def on_amended(self, message: VenueAmended) -> None:
-        count, *said = self._amends.get(message.client_id, (0, 0, None))
-        if said != [message.qty_lots, message.price_ticks]:
-            self._amends[message.client_id] = (count + 1, message.qty_lots, message.price_ticks)
-
-    def on_ended(self, message: OrderEnded) -> None:
-        self._amends.pop(message.order.venue_client_id, None)
-
-    def amend(self, request: AmendOrder) -> None:
+    def amend(self, request: AmendOrder, *, back: bool = False) -> None:
+        """`back`: what its venue watched was asked back for this."""
         order = self.manager.open_order(request.order_id)
         if isinstance(order, Refusal):
             request.reply(order)
@@ -58,10 +49,12 @@ class Amending(Actor):
         change = self._amendment(order, request)
         if isinstance(change, Refusal):
             request.reply(change)
-        elif order.state is State.HELD:
+        elif _waits(order):
             refused = self._held_refusal(order, change)
             if refused is not None:
                 request.reply(refused)
+            elif order.at_venue:
+                self._amend_listed(order, request, back)
             else:
                 self._amend_held(order, request, change)
         else:
@@ -90,7 +83,7 @@ class Amending(Actor):
             wrong.add("quantity", "EXIT_QUANTITY", "an exit's quantity follows the fills of its entry")
         if change.price_ticks is not None and order.price_ticks is None:
             wrong.add("price", "NO_PRICE", f"a {order.type} order without a limit price has none to amend")
-        if change.stop_ticks is not None and (order.stop_ticks is None or order.state is not State.HELD):
+        if change.stop_ticks is not None and (order.stop_ticks is None or not _waits(order)):
             wrong.add("stopPrice", "NO_STOP_PRICE", "only a pending stop or target has a stop price to amend")
 
     def _check_filters(self, order: Order, change: "_Change", terms: Terms, wrong: Wrong) -> None:
@@ -98,7 +91,7 @@ class Amending(Actor):
         price = order.price_ticks if change.price_ticks is None else change.price_ticks
         stop = order.stop_ticks if change.stop_ticks is None else change.stop_ticks
         lots = order.qty_lots if change.qty_lots is None else change.qty_lots
-        held = order.state is State.HELD
+        held = _waits(order)
         field = "quantity" if change.qty_lots else "price" if change.price_ticks else "stopPrice"
         if price and terms.bands is not None and (change.price_ticks or (held and change.stop_ticks)):
             average = 2 * stop if held and stop else terms.feed.twice_average
@@ -123,7 +116,7 @@ class Amending(Actor):
                 detail = f"the rest is below the least quantity; the least quantity now is {plain(least * order.lot)}"
                 wrong.add("quantity", "BELOW_MIN_QUANTITY", detail)
             return
-        count = self._amends.get(order.venue_client_id, (0,))[0]
+        count = order.amends
         if count >= instrument.max_amends > 0:
             detail = (
                 f"{order.order_id} was amended {count} times, which is all that {instrument.exchange} takes: "
@@ -148,6 +141,14 @@ class Amending(Actor):
             order, reservation(wanted, self.engine.instruments[order.exchange, order.pair])
         )
 
+    def _amend_listed(self, order: Order, request: AmendOrder, back: bool) -> None:
+        """Its venue watches it: it comes back with the other exit first, and leaves again with its new price."""
+        if back:
+            detail = f"{order.exchange} has not given {order.order_id} back yet; try again when it has"
+            request.reply(Refusal(code="ORDER_IN_FLIGHT", detail=detail, status=409, retry_after_s=1))
+            return
+        self.manager.recall([order], f"{order.order_id} is to be amended", partial(self.amend, request, back=True))
+
     def _amend_held(self, order: Order, request: AmendOrder, change: "_Change") -> None:
         if change.qty_lots is not None:
             order.qty_lots = change.qty_lots
@@ -164,6 +165,11 @@ class Amending(Actor):
         if order.state not in (State.LIVE, State.PART) or order.amend_requested is not None or order.cancel_requested:
             detail = f"{order.order_id} has a request in flight; try again when the venue has answered"
             request.reply(Refusal(code="ORDER_IN_FLIGHT", detail=detail, status=409, retry_after_s=1))
+            return
+        away = self.engine.unavailable(order.wallet)
+        if away:
+            detail = f"{order.exchange} takes no changes now: {away}"
+            request.reply(Refusal(code="VENUE_UNAVAILABLE", detail=detail, status=503, retry_after_s=1))
             return
         instrument = self.engine.instruments[order.exchange, order.pair]
         amend = Amend(change.qty_lots, change.price_ticks)
@@ -191,3 +197,8 @@ class _Change(msgspec.Struct, frozen=True):
     qty_lots: int | None
     price_ticks: int | None
     stop_ticks: int | None
+
+
+def _waits(order: Order) -> bool:
+    """Whether it waits for its price, here or at its venue."""
+    return order.state is State.HELD or order.at_venue

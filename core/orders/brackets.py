@@ -5,7 +5,8 @@ it brought in, net of fees taken in the base asset, to what they cover, and arms
 reaches disarms the other, takes back what is still open of the entry, and sells what it covers at the market, with new
 attempts until all of it is sold or only dust is left; then the other is cancelled. Coins that another resting sale has
 set aside are asked back first. When coins leave the wallet in another way the exits shrink with it. An entry that
-fills after its exits have ended (a fill that overtook a cancel) gets new ones.
+fills after its exits have ended (a fill that overtook a cancel) gets new ones. Where the venue can watch both exits by
+itself, they go there once the entry has ended: `native_exits.py` says how.
 
 Always true here: within the commit of a fill its lots are covered (`protected` of the entry says how much); exits never
 cover more than the wallet holds; one ends only when it has sold, was taken back, or nothing is left to sell.
@@ -17,10 +18,11 @@ from ..kernel.clock import MS_NS, SECOND_NS
 from ..kernel.kernel import Kernel
 from ..model.exact import ZERO
 from ..model.instruments import Instrument
-from ..model.messages import ExitUnsold, OrderEnded, OrderFilled, TriggerReached
+from ..model.messages import ExitReturned, ExitUnsold, OrderEnded, OrderFilled, ReportMissing, TriggerReached
 from ..model.records import Fill, Order, State
 from .lifecycle import Step
 from .manager import OrderManager
+from .native_exits import NativeExits, sibling
 
 NEXT_ATTEMPT_NS = 1 * SECOND_NS  # between the attempts of an exit that the book could not take whole
 COINS_WAIT_NS = 100 * MS_NS  # until an exit looks again for coins that it has asked back from other sales
@@ -35,11 +37,13 @@ class Brackets(Actor):
         self.orders = manager.orders
         self.triggers = manager.triggers
         self.ledger = manager.ledger
+        self.native = NativeExits(manager, self._arm_again)
 
     def handles(self) -> dict[type, Handler]:
         return {
             TriggerReached: self.on_trigger,
             ExitUnsold: self.on_unsold,
+            ExitReturned: self.native.on_returned,
             OrderFilled: self.on_filled,
             OrderEnded: self.on_ended,
         }
@@ -56,6 +60,10 @@ class Brackets(Actor):
                 continue
             if order.parent_id is None or (self._covers(order) and not self._other_is_selling(order)):
                 self.triggers.arm(order)
+        self.native.start()
+
+    def stop(self) -> None:
+        self.native.stop()
 
     # --- links
 
@@ -97,6 +105,7 @@ class Brackets(Actor):
         if order.side == "sell":
             self._follow(order)
             self._shrink_to_wallet(order)
+            self.native.settle_recalls()
 
     def _grow(self, entry: Order, fill: Fill) -> None:
         """Cover what this fill brought in: fees in the base asset are not there to be sold."""
@@ -114,7 +123,10 @@ class Brackets(Actor):
             for leg in exits:  # the one that sells takes what came in late in its next attempt; the other follows it
                 leg.qty_lots += more
                 self.orders.changed(leg, "OrderSized", now_ns)
-            self._protect(entry, lots)
+            if any(leg.at_venue for leg in exits):  # covered when they are here again, with all of it
+                self.manager.recall(exits, f"{entry.order_id} was filled once more", _nothing)
+            else:
+                self._protect(entry, lots)
             return
         lots = min(lots, self._in_wallet(entry))
         if lots > 0:
@@ -163,7 +175,9 @@ class Brackets(Actor):
             and order.parent_id != sold.parent_id
             and self._covers(order)
         ]
-        there = self._in_wallet(sold) if exits else 0
+        there = 0
+        if exits:  # those at the venue have their own
+            there = self._in_wallet(sold) - int(self.native.locked(sold.wallet, sold.base) / sold.lot)
         now_ns = self.clock.now_ns()
         covered: dict[str, int] = {}  # by entry: its two exits cover the same lots
         for leg in exits:
@@ -204,10 +218,18 @@ class Brackets(Actor):
 
     def _sell(self, order: Order, now_ns: int) -> None:
         """Send it: a sale for what the wallet holds, at most for what it covers."""
+        other = sibling(self.manager, order)
+        if other is not None and other.at_venue:  # it may be what sells: that it is off the book there is not proven
+            self.bus.publish(ReportMissing(other, f"{order.order_id} has more to sell"))
+            order.waiting = True
+            self.outbox.put("orders", order.order_id, order)
+            self._soon(order, NEXT_ATTEMPT_NS)
+            return
         if order.side == "sell":
             there = self._in_wallet(order)
             if there < order.left_lots:
                 order.qty_lots = order.filled_lots + there
+                self._follow(order)
             if order.left_lots < self._instrument(order).min_lots or not self.manager.sendable(order):
                 self._dust(order, now_ns)
                 return
@@ -226,9 +248,13 @@ class Brackets(Actor):
                 and other.side == "sell"
                 and other.reserved
                 and not other.market_exit
+                and not other.listed
                 and other.cancel_requested is None
             ):
                 self.manager.request_cancel(other, f"{order.order_id} needs its coins")
+        listed = self.native.listed(order.wallet, order.pair)
+        if listed:
+            self.manager.recall(listed, f"{order.order_id} needs their coins", _nothing)
         order.waiting = True
         self.outbox.put("orders", order.order_id, order)
         self._soon(order, COINS_WAIT_NS)
@@ -265,6 +291,7 @@ class Brackets(Actor):
 
     def _entry_ended(self, entry: Order) -> None:
         if entry.filled_lots:
+            self.native.offer(entry)
             return
         for leg in self.exits_of(entry):
             if leg.state is State.HELD:
@@ -281,10 +308,32 @@ class Brackets(Actor):
             self._protect(entry, 0)
         now_ns = self.clock.now_ns()
         for other in others:
-            if sold_out:
+            if other.at_venue:
+                if sold_out:
+                    self.native.expect_end(other)
+                else:
+                    self.native.cover(other)
+            elif sold_out:
                 self.manager.request_cancel(other, f"one cancels the other: {order.order_id} has ended")
             elif other.state is State.HELD and order.triggered_ns is not None:
                 self._guard_again(entry, other, order.left_lots, now_ns)
+            elif order.listed and other.state is State.HELD and other.triggered_ns is None:
+                self.native.left_alone(entry, other, order, now_ns)  # it had come back and waited for this one
+        self.native.settle_recalls()
+
+    def _arm_again(self, entry: Order, legs: list[Order]) -> None:
+        """Exits that were at the venue wait here again, for what they still cover and the wallet holds."""
+        now_ns = self.clock.now_ns()
+        there = self._in_wallet(entry) - int(self.native.locked(entry.wallet, entry.base) / entry.lot)
+        lots = max(0, min(there, *(leg.left_lots for leg in legs)))
+        self._protect(entry, lots)
+        for leg in legs:
+            if not lots:
+                self._dust(leg, now_ns)
+            elif not leg.ended:
+                leg.qty_lots = leg.filled_lots + lots
+                self.triggers.arm(leg)
+                self.orders.changed(leg, "OrderSized", now_ns)
 
     def _guard_again(self, entry: Order, leg: Order, lots: int, now_ns: int) -> None:
         """The other exit was reached but taken back before it could sell all: this one covers the rest."""
@@ -296,3 +345,7 @@ class Brackets(Actor):
         leg.qty_lots = lots
         self.triggers.arm(leg)
         self.orders.changed(leg, "OrderSized", now_ns)
+
+
+def _nothing() -> None:
+    """Nobody waits for the exits: they go on by themselves."""

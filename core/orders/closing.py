@@ -1,8 +1,10 @@
 """Closing a position: one market order for what can be sold. Its exits shrink with its fills, so the position is never
-without them before it is gone, and keeps them where the closing order is refused."""
+without them before it is gone, and keeps them where the closing order is refused. Exits that wait at the venue come
+back first, as their coins are set aside there."""
 
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
@@ -28,7 +30,8 @@ class Closing(Actor):
     def handles(self) -> dict[type, Handler]:
         return {ClosePosition: self.close}
 
-    def close(self, request: ClosePosition) -> None:
+    def close(self, request: ClosePosition, *, back: bool = False) -> None:
+        """`back`: exits that venues watch were asked back for this."""
         if request.client_order_id is not None and self.manager.orders.by_client_id(request.client_order_id):
             self._submit(request, "", "", ZERO)  # a repeat: answered from what is on record
             return
@@ -44,6 +47,8 @@ class Closing(Actor):
                 return
         instrument = self.manager.engine.instruments[position.exchange, position.pair]
         there = self.manager.ledger.available(position.wallet, instrument.base)
+        if self._asks_back(request, position, there, back):
+            return
         wanted = min(position.quantity, there) if request.quantity is None else request.quantity
         if request.quantity is not None and request.quantity > position.quantity:
             detail = f"the position holds {plain(position.quantity)} {instrument.base}"
@@ -63,6 +68,21 @@ class Closing(Actor):
             request.reply(Refusal(code="BELOW_MIN_QUANTITY", detail=detail))
             return
         self._submit(request, position.exchange, position.pair, instrument.quantity(lots))
+
+    def _asks_back(self, request: ClosePosition, position: Position, there: Decimal, back: bool) -> bool:
+        """Whether exits at the venue hold what is to be sold: they come back first, and shrink with the sale."""
+        manager = self.manager
+        wanted = position.quantity if request.quantity is None else request.quantity
+        exits = [order for order in manager.orders.open.values() if order.at_venue and order.wallet == position.wallet]
+        exits = [order for order in exits if order.pair == position.pair]
+        if not exits or not there < wanted <= position.quantity or manager.engine.unavailable(position.wallet):
+            return False
+        if back:
+            detail = f"{position.exchange} has not given back the exits of {position.position_id} yet; ask again"
+            request.reply(Refusal(code="ORDER_IN_FLIGHT", detail=detail, status=409, retry_after_s=1))
+        else:
+            manager.recall(exits, f"{position.position_id} is to be closed", partial(self.close, request, back=True))
+        return True
 
     def _submit(self, request: ClosePosition, exchange: str, pair: str, quantity: Decimal) -> None:
         self.bus.publish(

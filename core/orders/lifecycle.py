@@ -4,7 +4,8 @@ Theory of operation. An order is HELD while it waits here (an exit leg, a trigge
 SENT. Every answer of the venue is one of the columns; whether a fill is PARTIAL or COMPLETE is decided before the grid
 is asked. LOSE says that the outcome is not known: funds stay reserved until the venue proves one of the other columns.
 SEND on an order that was sent before is its next attempt: a resend that is proven safe, an exit that goes on with
-what is left, or an amended order that left the venue's book to come back anew. What is independent of this (a cancel or
+what is left, or an amended order that left the venue's book to come back anew. HOLD takes an exit that its venue
+watched, and that has sold nothing, back to wait here. What is independent of this (a cancel or
 an amend that was asked for) is a field of the order, not a state.
 
 A fill may overtake a cancel or an expiry on the wire, so CANCELLED and EXPIRED still take fills, and become FILLED when
@@ -30,6 +31,7 @@ class Step(Enum):
     CANCEL = 5
     REJECT = 6
     EXPIRE = 7
+    HOLD = 8
 
     __hash__ = object.__hash__  # as in State
 
@@ -37,16 +39,16 @@ class Step(Enum):
 # fmt: off
 __ = None  # refused: the state stays as it was
 GRID: dict[State, tuple[State | None, ...]] = {
-    #           SEND   LOSE     ACCEPT  PARTIAL    COMPLETE  CANCEL     REJECT    EXPIRE
-    HELD:      (SENT,  __,      __,     __,        __,       CANCELLED, REJECTED, EXPIRED),
-    SENT:      (SENT,  UNKNOWN, LIVE,   PART,      FILLED,   CANCELLED, REJECTED, EXPIRED),
-    UNKNOWN:   (SENT,  UNKNOWN, LIVE,   PART,      FILLED,   CANCELLED, REJECTED, EXPIRED),
-    LIVE:      (SENT,  __,      LIVE,   PART,      FILLED,   CANCELLED, __,       EXPIRED),
-    PART:      (PART,  __,      PART,   PART,      FILLED,   CANCELLED, __,       EXPIRED),
-    FILLED:    (__,    __,      __,     __,        __,       __,        __,       __     ),
-    CANCELLED: (__,    __,      __,     CANCELLED, FILLED,   __,        __,       __     ),
-    REJECTED:  (__,    __,      __,     __,        __,       __,        __,       __     ),
-    EXPIRED:   (__,    __,      __,     EXPIRED,   FILLED,   __,        __,       __     ),
+    #           SEND   LOSE     ACCEPT  PARTIAL    COMPLETE  CANCEL     REJECT    EXPIRE   HOLD
+    HELD:      (SENT,  __,      __,     __,        __,       CANCELLED, REJECTED, EXPIRED, __  ),
+    SENT:      (SENT,  UNKNOWN, LIVE,   PART,      FILLED,   CANCELLED, REJECTED, EXPIRED, HELD),
+    UNKNOWN:   (SENT,  UNKNOWN, LIVE,   PART,      FILLED,   CANCELLED, REJECTED, EXPIRED, HELD),
+    LIVE:      (SENT,  __,      LIVE,   PART,      FILLED,   CANCELLED, __,       EXPIRED, HELD),
+    PART:      (PART,  __,      PART,   PART,      FILLED,   CANCELLED, __,       EXPIRED, __  ),
+    FILLED:    (__,    __,      __,     __,        __,       __,        __,       __,      __  ),
+    CANCELLED: (__,    __,      __,     CANCELLED, FILLED,   __,        __,       __,      __  ),
+    REJECTED:  (__,    __,      __,     __,        __,       __,        __,       __,      __  ),
+    EXPIRED:   (__,    __,      __,     EXPIRED,   FILLED,   __,        __,       __,      __  ),
 }
 # fmt: on
 _NEXT = {(state, step): row[step.value] for state, row in GRID.items() for step in Step}

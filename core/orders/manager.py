@@ -5,6 +5,7 @@ twice is one order; an intent is committed under a venue client id of its own be
 """
 
 import heapq
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -40,6 +41,8 @@ KEPT_AGAIN = (
     *("signal_data", "signal_id", "stop_ticks", "trigger", "arrival_mid"),
 )
 Request = Literal["cancel", "amend"]
+PAST_IDS_MAX = 4
+WAITING_MAX = 100  # requests that may wait for the venue's word on one order
 DEADLINES_SPARE = 1_000  # deadlines of ended orders that are kept before they are swept out
 CANCEL_AGAIN_NS = 5 * SECOND_NS  # until a deadline whose cancel was refused is looked at again
 
@@ -71,6 +74,11 @@ def amended(order: Order, amend: Amend) -> Order:
     return copy
 
 
+def _go_on(_exits: Iterable[Order], _reason: str, then: Callable[[], None]) -> None:
+    """No exit is at a venue."""
+    then()
+
+
 class OrderManager(Actor):
     """Commands in, orders out. What venues say comes in through `reports.Reports`, links live in
     `brackets.Brackets`."""
@@ -99,6 +107,8 @@ class OrderManager(Actor):
         self.waiting: dict[str, list[tuple[Request, Reply]]] = {}
         self._deadlines: list[tuple[int, str]] = []
         engine.too_late = self.expire_late
+        # Takes exits back from their venue, and then goes on; set by who sends them there.
+        self.recall: Callable[[Iterable[Order], str, Callable[[], None]], None] = _go_on
         self._sweeper: Timer | None = None
 
     def handles(self) -> dict[type, Handler]:
@@ -219,12 +229,12 @@ class OrderManager(Actor):
             return
         legs = self._legs(order, plan)
         order.state = State.SENT
-        self._stamp(order, order.qty_lots)
+        self.stamp(order, order.qty_lots)
+        self._place(order)  # first: with DURABILITY=behind it leaves now, and the rest does not keep it waiting
         self.orders.add(order)
         self.reserve(order, need)
         for leg in legs:
             self.orders.add(leg)
-        self._place(order)
 
     def _legs(self, entry: Order, plan: Plan) -> list[Order]:
         """The exits of a bracket: pending from the start, armed and sized by the entry's fills."""
@@ -306,9 +316,13 @@ class OrderManager(Actor):
         bid = terms.feed.book.best_bid_ticks
         return lots if not bid or bid * lots >= terms.market_cost[0] else 0
 
-    def _stamp(self, order: Order, lots: int) -> None:
+    def stamp(self, order: Order, lots: int) -> None:
         """Give the order's next attempt its quantity and its venue client id; it is sent when that is committed."""
         order.attempt += 1
+        order.listed, order.recalled = False, None
+        if order.venue_order_id is not None:
+            order.past_ids = (*order.past_ids[1 - PAST_IDS_MAX :], order.venue_order_id)
+        order.venue_order_id, order.amends = None, 0
         order.attempt_from, order.attempt_until = order.filled_lots, order.filled_lots + lots
         order.venue_client_id = self.ids.venue_client_id(order.order_id, order.attempt)
         order.sent_ns = None
@@ -350,7 +364,7 @@ class OrderManager(Actor):
         order.state, order.waiting = state, False
         if first:
             order.submit_ns = now_ns
-        self._stamp(order, self.sendable(order))
+        self.stamp(order, self.sendable(order))
         self.orders.changed(order, "OrderSubmitted", now_ns)
         self._place(order)
         return True
@@ -402,7 +416,12 @@ class OrderManager(Actor):
                 self.answer(reply, order if value is None else value)
 
     def wait_for_venue(self, order: Order, request: Request, reply: Reply) -> None:
-        self.waiting.setdefault(order.order_id, []).append((request, reply))
+        waiting = self.waiting.setdefault(order.order_id, [])
+        if len(waiting) >= WAITING_MAX:
+            detail = f"{WAITING_MAX} requests about {order.order_id} wait for the venue's word already"
+            reply(Refusal(code="ORDER_IN_FLIGHT", detail=detail, status=409, retry_after_s=1))
+            return
+        waiting.append((request, reply))
 
     # --- cancel
 

@@ -19,7 +19,7 @@ from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.clock import SECOND_NS, Timer
 from ..kernel.kernel import Kernel
-from ..model.messages import ExitUnsold, Refusal, ReportMissing, VenueStateChanged, VenueUnknown
+from ..model.messages import ExitReturned, ExitUnsold, Refusal, ReportMissing, VenueStateChanged, VenueUnknown
 from ..model.records import Amend, Order, State
 from .lifecycle import Step, advance
 from .manager import OrderManager
@@ -57,6 +57,7 @@ class Recovery(Actor):
         self.unsettled: set[str] = set()
         self._asking: set[str] = set()  # one question at a time for each order
         self._lost_amends: dict[str, Amend] = {}  # on their way when a process or a connection ended
+        self._again: set[str] = set()  # doubted anew while a question was under way: its answer may be older
         self._contradicted: set[str] = set()  # orders whose venue's contradiction was told
         self._timer: Timer | None = None
 
@@ -114,6 +115,8 @@ class Recovery(Actor):
     def _doubt(self, order: Order) -> None:
         """What is known of an order may not be all: ask."""
         self.unsettled.add(order.order_id)
+        if order.order_id in self._asking:
+            self._again.add(order.order_id)
         if order.amend_requested is not None and not order.amend_requested.replace:
             self._lost_amends[order.order_id] = order.amend_requested
         self._ask(order)
@@ -135,6 +138,10 @@ class Recovery(Actor):
         if order.venue_client_id != client_id:
             return
         now_ns = self.clock.now_ns()
+        if order.order_id in self._again:
+            self._again.discard(order.order_id)
+            self._ask(order)
+            return
         if taken is None:
             self._lose(order, "its outcome is not known: the venue could not be asked", now_ns)
             return
@@ -145,16 +152,21 @@ class Recovery(Actor):
             self.orders.changed(order, "OrderAmendRefused", now_ns)
             detail = f"the amendment of {order.order_id} was lost on its way: the order is as it was"
             self.manager.answer_waiting(order, Refusal(code="AMEND_LOST", detail=detail, status=409), "amend")
-        if taken or order.ended or order.waiting:
+        if taken or order.ended or order.waiting or order.state is State.HELD:
             return
         if order.state is State.LIVE or order.filled_lots > order.attempt_from:
             self._contradict(order)
+            if order.cancel_requested is not None:  # the venue has said twice that there is nothing to cancel
+                reason = f"{order.cancel_requested}; the venue does not know it any more"
+                self.manager.end(order, Step.CANCEL, reason, "NOT_THERE", now_ns)
             return
         exit_or_rests = order.triggered_ns is not None or (
             order.price_ticks is not None and order.tif in ("GTC", "GTD") and not order.post_only
         )
         if order.cancel_requested is not None:
             self.manager.end(order, Step.CANCEL, order.cancel_requested, "CANCELLED", now_ns)
+        elif order.listed:
+            self.bus.publish(ExitReturned(order, "the venue had not taken it"))
         elif order.market_exit:
             order.waiting = True
             self.bus.publish(ExitUnsold(order))
@@ -170,6 +182,8 @@ class Recovery(Actor):
             detail = f"{order.exchange} does not know {order.venue_client_id}, which it had accepted"
             contradiction = Contradiction(order.order_id, order.exchange, detail)
             self.outbox.event("health", "VenueContradiction", contradiction)
+            order.reason = detail
+            self.orders.changed(order, "OrderContradicted", self.clock.now_ns())
 
     def _lose(self, order: Order, reason: str, now_ns: int) -> None:
         state = advance(order.state, Step.LOSE)
@@ -193,6 +207,7 @@ class Recovery(Actor):
     def _overdue(self, order: Order, now_ns: int) -> bool:
         """Whether an order that has left waits too long for an answer; not one that waits for its commit, or for its
         next attempt."""
-        if order.state is not State.SENT or order.waiting or order.sent_ns is None:
+        under_way = order.state is State.SENT or (order.state is State.PART and order.venue_order_id is None)
+        if not under_way or order.waiting or order.sent_ns is None:
             return False
         return now_ns - order.sent_ns > self.ANSWER_MAX_NS

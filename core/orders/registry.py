@@ -33,6 +33,7 @@ EVENT_OF_STATE = {
 
 
 ORDER_WORDS = ("exchange", "pair", "wallet", "tick", "lot", "quote", "base")
+FEW_FILLS = 16  # so many are looked through one by one
 FILL_WORDS = ("order_id", "exchange", "pair", "wallet", "tick", "lot", "fee_currency")
 
 
@@ -47,6 +48,7 @@ class Orders:
         self.by_client: dict[str, str] = {}
         self.fills: dict[str, Fill] = {}
         self._fills_of: dict[str, list[Fill]] = {}
+        self._trade_ids: dict[str, set[str]] = {}  # of orders with more than FEW_FILLS
         self._uncommitted: set[str] = set()
         self._buying: dict[tuple[str, str], Decimal] = {}
         self._sent: set[str] = set()  # ids of open orders that have been sent
@@ -94,6 +96,18 @@ class Orders:
     def fills_of(self, order_id: str) -> list[Fill]:
         return self._fills_of.get(order_id, [])
 
+    def has_trade(self, order_id: str, trade_id: str) -> bool:
+        """Whether the order has a fill with this id of the venue's."""
+        fills = self._fills_of.get(order_id)
+        if fills is None:
+            return False
+        if len(fills) <= FEW_FILLS:
+            return any(fill.trade_id == trade_id for fill in fills)
+        known = self._trade_ids.get(order_id)
+        if known is None:
+            known = self._trade_ids[order_id] = {fill.trade_id for fill in fills}
+        return trade_id in known
+
     def committed(self, order: Order) -> bool:
         """Whether the first commit of an order that came with an id has been acknowledged."""
         return order.order_id not in self._uncommitted
@@ -131,8 +145,9 @@ class Orders:
             if order.end_ns is None:
                 order.end_ns = now_ns
             self.open.pop(order.order_id, None)
-        if ended is (order.order_id in self._sent):
-            self._count(order, ended)
+        here = ended or order.state is State.HELD
+        if here is (order.order_id in self._sent):
+            self._count(order, here)
         outbox = self.kernel.outbox
         outbox.put("orders", order.order_id, order)
         if self.ids.dirty:
@@ -158,6 +173,7 @@ class Orders:
             if self.by_client.get(order.client_order_id) == order_id:
                 del self.by_client[order.client_order_id]
             outbox.delete("orders", order_id)
+            self._trade_ids.pop(order_id, None)
             for fill in self._fills_of.pop(order_id, ()):
                 del self.fills[fill.fill_id]
                 outbox.delete("trades", fill.fill_id)
@@ -174,10 +190,10 @@ class Orders:
             if order.reserved and order.side == "buy":
                 self.note_reserved(order, order.reserved)
 
-    def _count(self, order: Order, ended: bool) -> None:
-        """Follow an order that was sent, or that has ended."""
+    def _count(self, order: Order, here: bool) -> None:
+        """Follow an order that was sent, or that is not at a venue any more."""
         key, order_id = (order.wallet, order.pair), order.order_id
-        if ended:
+        if here:
             self._sent.discard(order_id)
             self._sent_count[key] -= 1
         elif order.state is not State.HELD and order_id not in self._sent:
@@ -191,6 +207,8 @@ class Orders:
             self._fills_of[fill.order_id] = [fill]
         else:
             known.append(fill)
+            if fill.order_id in self._trade_ids:
+                self._trade_ids[fill.order_id].add(fill.trade_id)
 
 
 def _share(record: msgspec.Struct, fields: Iterable[str], known: dict[Any, Any]) -> None:

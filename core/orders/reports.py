@@ -5,6 +5,7 @@ traded; what a venue says was traded is accounted for even where it should not h
 as a fault.
 """
 
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -15,25 +16,29 @@ from ..kernel.clock import SECOND_NS
 from ..kernel.kernel import Kernel
 from ..model.exact import ZERO
 from ..model.messages import (
+    ExitReturned,
     ExitUnsold,
     OrderFilled,
     Refusal,
     ReportMissing,
     VenueAccepted,
     VenueAmended,
+    VenueContradicted,
     VenueEnded,
     VenueFilled,
     VenueRejected,
     VenueRequestFailed,
 )
-from ..model.records import Fill, Order, State
+from ..model.records import Fill, Order, Side, State
 from .lifecycle import Step, advance
 from .manager import OrderManager, Request
+from .native_exits import sells_at_venue
 
 # The manual's retryable errors: tried again only because the venue has proven that it did not take the order.
 # The paper venue's word for a book that is not up to date is of the same kind.
 RETRYABLE = frozenset({"NETWORK_ERROR", "TIMEOUT", "RATE_LIMIT_EXCEEDED", "TEMPORARY_UNAVAILABLE", "MARKET_DATA_STALE"})
 ATTEMPTS_MAX = 3
+REMEMBERED_MAX = 1_000  # odd client ids
 RETRY_BASE_NS = 1 * SECOND_NS
 RETRY_JITTER = 0.5  # up to this share is added
 
@@ -60,6 +65,11 @@ class Reports(Actor):
         self.orders = manager.orders
         self.engine = manager.engine
         self.jitter = jitter
+        # client ids, the oldest forgotten
+        self._taken_back: deque[str] = deque(maxlen=REMEMBERED_MAX)
+        self._contradicted: deque[str] = deque(maxlen=REMEMBERED_MAX)
+        self._odd_fills: deque[str] = deque(maxlen=REMEMBERED_MAX)  # and their trade ids
+        self._not_there: deque[str] = deque(maxlen=REMEMBERED_MAX)  # what the venue did not know when it was to cancel
 
     def handles(self) -> dict[type, Handler]:
         return {
@@ -68,6 +78,7 @@ class Reports(Actor):
             VenueFilled: self.on_filled,
             VenueEnded: self.on_ended,
             VenueAmended: self.on_amended,
+            VenueContradicted: self.on_contradicted,
             VenueRequestFailed: self.on_request_failed,
         }
 
@@ -95,7 +106,10 @@ class Reports(Actor):
 
     def on_accepted(self, message: VenueAccepted) -> None:
         order = self._find(message.client_id, "an acceptance")
-        if order is None or order.venue_client_id != message.client_id or order.waiting:
+        if order is None or self._is_not_ours(order, message.side, "an acceptance"):
+            return
+        if _is_past(order, message.client_id):
+            self._take_back(order, message)
             return
         state = advance(order.state, Step.ACCEPT)
         if state is None:  # its fill or its end overtook this
@@ -103,29 +117,60 @@ class Reports(Actor):
         self._answered(order)
         first = order.state in (State.SENT, State.UNKNOWN)
         order.venue_order_id = message.venue_order_id
-        order.state = state
+        order.state, order.tries = state, 0
         if first:
             now_ns = self.clock.now_ns()
             self.manager.accepted(order, now_ns)
             self.orders.changed(order, "OrderAccepted", now_ns)
         if order.amend_requested is None:  # of an amended order that has come back to the venue's book
             self.manager.answer_waiting(order, request="amend")
+        if _being_replaced(order) and self.engine.unavailable(order.wallet):
+            self.manager.settle_amend(order)  # what would replace it could not be sent: it stays
+            self._tell_refused(order, "NOT_CONNECTED", self.engine.unavailable(order.wallet), "amend")
         if order.cancel_requested is not None or _being_replaced(order):
             self.engine.cancel(order)  # it may have come before the order did, or was lost
 
+    def _take_back(self, order: Order, message: VenueAccepted) -> None:
+        """An attempt that was given up stands at the venue after all: nobody waits for it any more."""
+        if message.client_id in self._taken_back or message.client_id == order.venue_client_id:
+            return
+        if message.venue_order_id in order.past_ids:  # told once more: it was there, and has ended
+            return
+        self._taken_back.append(message.client_id)
+        self._note(f"{message.client_id}, an attempt of {order.order_id} that was given up, was taken: it is cancelled")
+        self.engine.cancel_stray(order, message.client_id, message.venue_order_id)
+
+    def _is_not_ours(self, order: Order, side: Side | None, what: str) -> bool:
+        """Whether the venue speaks of somebody else's order under our client id."""
+        if side is None or side == order.side:
+            return False
+        self._impossible(f"{what} of a {side} for {order.order_id}, a {order.side}: not ours, and nothing was booked")
+        return True
+
+    def on_contradicted(self, message: VenueContradicted) -> None:
+        """Ours may stand there too, under an id that the venue gives to the other one: a person has to look."""
+        if message.client_id not in self._contradicted:
+            self._contradicted.append(message.client_id)
+            self._impossible(f"{message.client_id} at {message.venue} is not the order that was sent: {message.reason}")
+
     def on_rejected(self, message: VenueRejected) -> None:
         order = self._find(message.client_id, "a rejection")
-        if order is None or order.venue_client_id != message.client_id or order.waiting:
+        if order is None or _is_past(order, message.client_id):
             return
         self._answered(order)
+        if order.listed and order.filled_lots == order.attempt_from:
+            refused = message.code not in RETRYABLE
+            self.bus.publish(ExitReturned(order, f"{message.code}: {message.reason}", refused))
+            return
         now_ns = self.clock.now_ns()
-        sent = order.state in (State.SENT, State.UNKNOWN)
         if self._goes_on(order):
             order.reason = f"attempt {order.attempt}: {message.code}: {message.reason}"
             return
-        if message.code in RETRYABLE and order.attempt < ATTEMPTS_MAX and sent and order.cancel_requested is None:
+        again = message.code in RETRYABLE and order.tries + 1 < ATTEMPTS_MAX and _on_its_way(order)
+        if again and order.cancel_requested is None:
             self.engine.stats[order.exchange].failure()
-            delay = RETRY_BASE_NS << (order.attempt - 1)
+            delay = RETRY_BASE_NS << order.tries
+            order.tries += 1
             order.reason, order.waiting = f"attempt {order.attempt}: {message.code}: {message.reason}", True
             self.orders.changed(order, "OrderRetried", now_ns)
             self.clock.call_in(int(delay * (1 + RETRY_JITTER * self.jitter())), self.kernel.run, self._resend, order)
@@ -133,7 +178,7 @@ class Reports(Actor):
         self.manager.refuse(order, message.reason, message.code, now_ns)
 
     def _resend(self, order: Order) -> None:
-        if order.state in (State.SENT, State.UNKNOWN) and order.waiting:
+        if order.waiting and not order.ended:
             self.manager.send(order, self.clock.now_ns())
 
     # --- fills
@@ -143,7 +188,12 @@ class Reports(Actor):
         if order is None:
             self._stranger(message)
             return
-        if any(f.trade_id == message.trade_id for f in self.orders.fills_of(order.order_id)):
+        if self.orders.has_trade(order.order_id, message.trade_id):
+            return
+        if self._is_not_ours(order, message.side, f"a fill (trade {message.trade_id})"):
+            return
+        odd = _implausible(order, message)
+        if odd and self._is_first(order, message, odd):
             return
         self._answered(order)
         fill = Fill(
@@ -163,7 +213,24 @@ class Reports(Actor):
             maker=message.maker,
             timestamp_ns=message.timestamp_ns,
         )
-        self._apply(order, fill, message.venue_order_id)
+        if order.at_venue:
+            sells_at_venue(self.manager, order)
+        present = message.client_id == order.venue_client_id
+        self._apply(order, fill, message.venue_order_id if present else order.venue_order_id)
+
+    def _is_first(self, order: Order, message: VenueFilled, odd: str) -> bool:
+        """Whether an odd fill is told for the first time: then its venue is asked for the order's trades. What it says
+        once more has happened, and is booked; a fill of another pair never is."""
+        key = f"{message.client_id} {message.trade_id}"
+        known = key in self._odd_fills
+        if not known:
+            self._odd_fills.append(key)
+            self._note(f"trade {message.trade_id} of {order.order_id} is {odd}: the venue is asked about it")
+            self.bus.publish(ReportMissing(order, f"a fill {odd}"))
+        elif message.pair in (None, order.pair):
+            self._impossible(f"trade {message.trade_id} of {order.order_id} is {odd}; the money is accounted for")
+            return False
+        return True
 
     def _stranger(self, message: VenueFilled) -> None:
         """A fill of an order that is not held here: somebody else's, or one of ours that has left for the archive."""
@@ -179,7 +246,7 @@ class Reports(Actor):
 
         self.archived(order_id, found)
 
-    def _apply(self, order: Order, fill: Fill, venue_order_id: str) -> None:
+    def _apply(self, order: Order, fill: Fill, venue_order_id: str | None) -> None:
         now_ns = self.clock.now_ns()
         order.filled_lots += fill.qty_lots
         order.cost += fill.price_ticks * fill.qty_lots
@@ -214,12 +281,15 @@ class Reports(Actor):
 
     def on_ended(self, message: VenueEnded) -> None:
         order = self._find(message.client_id, f"the end ({message.kind})")
-        if order is None or order.venue_client_id != message.client_id or order.waiting:
+        if order is None or _is_past(order, message.client_id):
             return
         self._answered(order)
         if message.filled_lots is not None and order.attempt_from + message.filled_lots > order.filled_lots:
             # Money moved that is not known here yet; the end counts when it is.
             self.bus.publish(ReportMissing(order, "the venue has ended it, and not all of its fills are known"))
+            return
+        if _returns(order, message.kind):
+            self.bus.publish(ExitReturned(order, order.recalled or message.reason))
             return
         if message.kind == "expired" and self._goes_on(order):
             return
@@ -266,6 +336,7 @@ class Reports(Actor):
                 return  # told once more
             self._note(f"{order.order_id} was amended to {qty_lots} lots, which nobody here asked for")
         order.qty_lots = order.attempt_until = qty_lots
+        order.amends += 1
         order.price_ticks = message.price_ticks if message.price_ticks is not None else order.price_ticks
         if wanted:
             self.manager.settle_amend(order)
@@ -284,23 +355,62 @@ class Reports(Actor):
         if message.request == "cancel":
             if order.state in (State.SENT, State.UNKNOWN):  # it overtook the order; sent again when that is accepted
                 return
-            if message.code == "UNKNOWN_ORDER":  # it has ended there, or never was: what became of it?
+            if message.code == "UNKNOWN_ORDER" and message.client_id not in self._not_there:
+                # It has ended there, or is gone: the answer to the question decides, and answers who asked.
+                self._not_there.append(message.client_id)
                 self.bus.publish(ReportMissing(order, "the venue does not know the order that it was to cancel"))
+                return
+            if order.cancel_requested is None and order.recalled is not None:
+                return  # it is asked for again until that is decided
             order.cancel_requested = None
             if _being_replaced(order):
                 self.manager.settle_amend(order)
-                self._tell_refused(order, message, "amend")
+                self._tell_refused(order, message.code, message.reason, "amend")
         elif order.amend_requested is None:
             return
         else:
+            if message.code == "UNKNOWN_ORDER":
+                self.bus.publish(ReportMissing(order, "the venue does not know the order that it was to amend"))
             self.manager.settle_amend(order)
-        self._tell_refused(order, message, message.request)
+        self._tell_refused(order, message.code, message.reason, message.request)
 
-    def _tell_refused(self, order: Order, message: VenueRequestFailed, request: Request) -> None:
+    def _tell_refused(self, order: Order, code: str, reason: str, request: Request) -> None:
         self.orders.changed(order, f"Order{request.capitalize()}Refused", self.clock.now_ns())
-        detail = f"the venue refused to {request} {order.order_id}: {message.reason}"
-        refusal = Refusal(code=message.code, detail=detail, status=409, order=order)
+        detail = f"the venue refused to {request} {order.order_id}: {reason}"
+        refusal = Refusal(code=code, detail=detail, status=409, order=order)
         self.manager.answer_waiting(order, refusal, request)
+
+
+def _implausible(order: Order, message: VenueFilled) -> str:
+    """What no venue does to an order: why a fill cannot be believed at first sight; empty where it can."""
+    if message.pair not in (None, order.pair):
+        return f"of {message.pair}"
+    if order.ended or message.client_id != order.venue_client_id:
+        return ""  # late, and there is no attempt to hold it against
+    if order.filled_lots + message.qty_lots > order.attempt_until:
+        return "of more than was sent"
+    limit = order.price_ticks if order.price_ticks is not None else order.guard_ticks
+    if limit is not None and (message.price_ticks - limit) * order.sign > 0:
+        return "at a worse price than its limit"
+    return ""
+
+
+def _on_its_way(order: Order) -> bool:
+    """Whether the venue has not accepted the present attempt."""
+    return order.state in (State.SENT, State.UNKNOWN) or (order.state is State.PART and order.venue_order_id is None)
+
+
+def _is_past(order: Order, client_id: str) -> bool:
+    """Whether a report is about an attempt that is over: nothing of the order is at the venue under this id."""
+    return order.venue_client_id != client_id or order.waiting or order.state is State.HELD
+
+
+def _returns(order: Order, kind: str) -> bool:
+    """Whether an exit that its venue watched, and that is off the book there, waits here again. One that somebody has
+    cancelled ends."""
+    if not order.listed or order.cancel_requested is not None or order.filled_lots > order.attempt_from:
+        return False
+    return kind == "expired" or order.recalled is not None
 
 
 def _being_replaced(order: Order) -> bool:

@@ -26,6 +26,7 @@ from ..model.instruments import Instrument
 from ..model.messages import BalanceMoved, BalancesReported, ForeignFilled, OrderFilled, VenueStateChanged
 from .manager import PortfolioManager
 
+ASKED_MAX = 100  # who may wait for a comparison at a time; the first of more is told before it
 RECENT_MAX = 10_000  # trades and moves remembered, to tell one that is reported twice
 
 
@@ -56,6 +57,7 @@ class Account:
         self.fills = 0  # fills and moves booked, so that a report from before one is told apart
         self.fills_then = 0  # at the last report
         self.differences: dict[str, Decimal] = {}  # at the last report
+        self.corrected = False  # since the last comparison that agreed: a late report of the same may still come
 
 
 class Accounts(Actor):
@@ -105,6 +107,8 @@ class Accounts(Actor):
             self.outbox.effect(done)
             return
         self._asked.append(done)
+        if len(self._asked) > ASKED_MAX:
+            self.outbox.effect(self._asked.pop(0))
         for wallet in up:
             self.doubt(wallet)
         self._look_in(0)
@@ -155,7 +159,9 @@ class Accounts(Actor):
 
     def on_foreign(self, message: ForeignFilled) -> None:
         instrument = self.instruments.get((message.venue, message.pair))
-        if instrument is None or not self._first("trade", message.venue, message.pair, message.trade_id):
+        if instrument is None or not self._first(
+            *("trade", message.venue, message.pair, message.trade_id, message.client_id, message.side)
+        ):
             return
         cost = instrument.amount(message.price_ticks * message.qty_lots)
         quantity = instrument.quantity(message.qty_lots)
@@ -184,6 +190,8 @@ class Accounts(Actor):
         if account is None or not self._ever_held(wallet):
             return  # the first comparison brings all of it
         account.fills += 1
+        if account.corrected:
+            self._look_in(self.LOOK_NS)
         for currency, change in moves.items():
             if change:
                 self.portfolio.flow(wallet, currency, change)
@@ -202,7 +210,7 @@ class Accounts(Actor):
         again = differences == account.differences and account.fills == account.fills_then
         account.differences, account.fills_then = differences, account.fills
         if not differences:
-            account.compared = True
+            account.compared, account.corrected = True, False
         elif first or again:
             reason = "the account as it was found" if first else "the venue's balance differs from what was reported"
             for currency, change in differences.items():
@@ -210,7 +218,7 @@ class Accounts(Actor):
                 total = self.portfolio.ledger.total(message.venue, currency)
                 corrected = BalanceCorrected(message.venue, currency, change, total, reason)
                 self.outbox.event("portfolio", "BalanceCorrected", corrected)
-            account.differences, account.compared = {}, True
+            account.differences, account.compared, account.corrected = {}, True, not first
         else:
             self.doubt(message.venue)
         if not account.compared or account.differences:

@@ -258,6 +258,7 @@ class PortfolioManager(Actor):
         self.outbox.event("portfolio", "Deposited", deposit)
         if is_paper(wallet) == self.paper:
             self._flows.append(deposit)
+            self._flow_now()
         self.valuation.follow()
         if self.performance.last is not None:
             self._sample(now_ns)  # right behind the flow, so that returns are exact
@@ -348,6 +349,8 @@ class PortfolioManager(Actor):
         self.valuation.revalue(rates.settle())
         if self._without_day_open:
             self._open_day()
+        if self._flows:
+            self._flow_now()
 
     def revalue(self) -> None:
         """Ask every market that matters for its price, and value all balances and positions anew."""
@@ -381,8 +384,7 @@ class PortfolioManager(Actor):
     def day_pnl(self) -> Decimal:
         """Of the sampled side, in base currency: equity now - equity before 00:00 UTC - deposits since."""
         equity = self.equity(self.paper)
-        flow = self._flow_now() if self._flows else self._flow
-        return self.performance.day_pnl(equity, flow, self.clock.now_ns())
+        return self.performance.day_pnl(equity, self._flow, self.clock.now_ns())
 
     def position_value(self, wallet: str, pair: str) -> Decimal:
         """A position's worth in base currency; at its cost while the market has no price, never silently nothing."""

@@ -1,4 +1,4 @@
-"""What the venue says about the account unasked, and what it is asked about it: reports, balances, orders, fees.
+"""What the venue says about the account unasked, and what it is asked about it: reports, balances, fees.
 
 Always true here: an event that two links tell is told on once. A frame that cannot be understood changes nothing by
 guess: where it may have been about an order of ours, the venue is asked about that order until it answers; where it
@@ -6,28 +6,29 @@ cannot be told about which, the connection is made anew, and the core asks about
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from functools import partial
 from typing import Any, Final
 
-from ...core.kernel.clock import SECOND_NS, Clock
+from ...core.kernel.clock import SECOND_NS, Clock, Timer
 from ...core.model.errors import Nonsense, VenueError
 from ...core.model.exact import ZERO
-from ..client import QueryAnswer
 from ..session import Link
-from .codec import AccountPosition, BalanceUpdate, ExecutionReport
+from .codec import AccountPosition, BalanceUpdate, ExecutionReport, one_line
 from .codec_replies import Account
-from .codec_reports import balance_moved, exact, order_id_of, position, renamed, translate
+from .codec_reports import balance_moved, exact, position, translate
 from .codec_requests import Requests, Terms
 from .connection import Connection
 from .errands import Errands, remember
-from .scripts import Fees, Found, all_balances, query_order, read_fees, read_holdings
+from .names import Names
+from .questions import Questions
+from .scripts import Fees, all_balances, read_fees, read_holdings
 
-REPAIR_NS: Final = 2 * SECOND_NS  # until an order is asked about again
-REPAIRS_MAX: Final = 1_000  # orders that are asked about at a time; more: the connection is made anew
-FEES_MAX: Final = 50  # symbols whose fees are asked for when the connection comes: 20 of 6,000 weight each
+FEES_MAX: Final = 50  # symbols whose fees are asked for at a time: 20 of 6,000 weight each
+FEES_EVERY_NS: Final = 60 * SECOND_NS  # between two such pages: a window of the weight
+FEES_AGAIN_NS: Final = 600 * SECOND_NS  # until those that were not told are asked for again
 CLIENT_ID_IN: Final = re.compile(rb'"[cC]"\s*:\s*"([A-Za-z0-9_-]{1,36})"')
+ORDER_ID_IN: Final = re.compile(rb'"i"\s*:\s*([0-9]{1,18})')
 SYMBOL_IN: Final = re.compile(rb'"s"\s*:\s*"([^"\\]{1,40})"')
 
 Holdings = dict[str, tuple[Decimal, Decimal]]  # currency -> (free, locked)
@@ -41,11 +42,11 @@ class AccountDesk:
         venue: str,
         clock: Clock,
         connection: Connection,
-        requests: Requests,
         errands: Errands,
+        questions: Questions,
+        names: Names,
         by_pair: Mapping[str, Terms],
         *,
-        ours: Callable[[str], bool],
         tell: Callable[[Any], None],
         on_trouble: Callable[[str], None],
         on_fees: Callable[[str, Fees], None],
@@ -54,9 +55,10 @@ class AccountDesk:
         self.venue = venue
         self.clock = clock
         self.connection = connection
-        self.requests = requests
+        self.requests: Requests = connection.requests
         self.errands = errands
-        self.ours = ours
+        self.questions = questions
+        self.names = names
         self.tell = tell
         self.on_trouble = on_trouble
         self.on_fees = on_fees
@@ -64,12 +66,9 @@ class AccountDesk:
         self.fees: dict[str, Fees] = {}  # by symbol
         self.can_trade = True
         self.elsewhere_count = 0  # reports about symbols that are not traded here
-        self._by_pair = by_pair
         self._by_symbol = {terms.symbol: terms for terms in by_pair.values()}
         self._heard: dict[tuple[object, ...], int] = {}  # events, while links overlap -> the link that told them first
-        self._aliases: dict[str, str] = {}  # client ids that others' amendments gave to orders of ours -> our id
-        self._renamed: dict[str, str] = {}  # the same the other way round
-        self._repairs: dict[str, str] = {}  # client id -> pair, of orders that are asked about here
+        self._fees_timer: Timer | None = None
 
     # --- events
 
@@ -94,32 +93,26 @@ class AccountDesk:
                 self.report_balances()
 
     def _report(self, link: Link, report: ExecutionReport) -> None:
+        client_id = self.names.of_report(report)
         terms = self._by_symbol.get(report.symbol)
         if terms is None:
             self.elsewhere_count += 1
-            if self.ours(order_id_of(report, self._aliases)):
-                raise Nonsense(f"a report about {report.symbol[:40]!r}, which is not traded here, for an order of ours")
+            if client_id is not None:
+                named = one_line(report.symbol)
+                raise Nonsense(f"a report about {named!r}, which is not traded here, for an order of ours")
             return
         if (self._heard or self.connection.links_open > 1) and not self._first(
             link, (report.symbol, report.execution_id)
         ):
             return
-        messages = translate(report, terms.instrument, self.venue, self.ours, self._aliases)
-        client_id = order_id_of(report, self._aliases)
-        self.errands.settle(report, client_id)
-        if report.kind == "REPLACED" and messages:
-            self._note_renamed(report)
-            if not self.errands.first_amendment(report.symbol, report.execution_id):
+        messages = translate(report, terms.instrument, self.venue, client_id)
+        if client_id is not None:
+            self.errands.settle(report, client_id)
+            self.questions.seen(client_id)
+            if report.kind == "REPLACED" and not self.errands.first_amendment(report.symbol, report.execution_id):
                 return
         for message in messages:
             self.tell(message)
-
-    def _note_renamed(self, report: ExecutionReport) -> None:
-        """Somebody amended an order of ours by hand, and the venue gave it another client id."""
-        new = renamed(report, self._aliases)
-        if new is not None:
-            remember(self._aliases, new[0], new[1])
-            remember(self._renamed, new[1], new[0])
 
     def _note_moved(self, currency: str, change: Decimal) -> None:
         free, locked = self.position.get(currency, (ZERO, ZERO))
@@ -141,79 +134,36 @@ class AccountDesk:
     def garbled(self, link: Link, raw: bytes) -> None:
         """A frame that is no reply, and cannot be understood."""
         if b"executionReport" in raw:
+            symbol_in, order_in = SYMBOL_IN.search(raw), ORDER_ID_IN.search(raw)
+            symbol = symbol_in[1].decode("utf-8", "replace") if symbol_in is not None else ""
             ids = {found.decode() for found in CLIENT_ID_IN.findall(raw)}
-            symbol = SYMBOL_IN.search(raw)
-            terms = self._by_symbol.get(symbol[1].decode("utf-8", "replace")) if symbol is not None else None
-            mine = [client_id for client_id in ids if self.ours(self._aliases.get(client_id, client_id))]
+            mine = {client_id for client_id in ids if self.names.ours(client_id)}
+            known_as = self.names.find(symbol, int(order_in[1])) if order_in is not None else None
+            if known_as is not None:
+                mine.add(known_as)
+            terms = self._by_symbol.get(symbol)
             if ids and not mine:
                 return  # somebody else's order
             if terms is None or not mine:
                 link.close("a report about an order cannot be understood, not even which")
                 return
-            for client_id in mine:
-                self._repair(self._aliases.get(client_id, client_id), terms.pair)
+            for client_id in sorted(mine):
+                self.questions.repair(client_id, terms.pair)
         elif b"outboundAccountPosition" in raw or b"balanceUpdate" in raw:
             self.report_balances()
 
     def _repair_report(self, link: Link, report: ExecutionReport) -> None:
-        client_id = order_id_of(report, self._aliases)
-        if not self.ours(client_id):
+        client_id = self.names.of_report(report)
+        if client_id is None:
             return
         terms = self._by_symbol.get(report.symbol)
         if terms is None:
-            link.close(f"a report about an order of ours names {report.symbol[:40]!r}, which is not traded here")
+            named = one_line(report.symbol)
+            link.close(f"a report about an order of ours names {named!r}, which is not traded here")
         else:
-            self._repair(client_id, terms.pair)
-
-    def _repair(self, client_id: str, pair: str) -> None:
-        """Ask about an order until the venue answers; its messages come as usual."""
-        if client_id in self._repairs:
-            return
-        if len(self._repairs) >= REPAIRS_MAX:
-            self._repairs.clear()
-            if self.connection.link is not None:
-                self.connection.link.close(f"more than {REPAIRS_MAX} reports could not be understood")
-            return
-        self._repairs[client_id] = pair
-        self._ask_again(client_id, pair)
-
-    def _ask_again(self, client_id: str, pair: str) -> None:
-        if client_id not in self._repairs:
-            return
-
-        def answered(taken: bool | None) -> None:
-            if taken is None:
-                self.clock.call_in(REPAIR_NS, self._ask_again, client_id, pair)
-            else:
-                self._repairs.pop(client_id, None)
-
-        self.query(client_id, pair, answered)
+            self.questions.repair(client_id, terms.pair)
 
     # --- questions
-
-    def query(self, client_id: str, pair: str, answer: QueryAnswer) -> None:
-        terms = self._by_pair.get(pair)
-        if terms is None:
-            self.on_trouble(f"{self.venue} orders: {client_id} cannot be asked about: {pair} is not traded here")
-            answer(None)
-            return
-
-        def ended(found: Found | None, error: VenueError | None) -> None:
-            if found is None:
-                if isinstance(error, Nonsense):
-                    self.connection.note_nonsense(f"what is said of {client_id} cannot be understood: {error}")
-                answer(None)
-                return
-            if found.taken is not None:
-                self.errands.lost_ms.pop(client_id, None)
-            for message in found.messages:
-                self.tell(message)
-            answer(found.taken)
-
-        asked_by = self._renamed.get(client_id, client_id)
-        sent_ms = partial(self.errands.sent_ms, client_id)
-        script = query_order(self.requests, terms, self.venue, client_id, asked_by, sent_ms)
-        self.connection.talks.begin(script, ended)
 
     def report_balances(self) -> None:
         """Tells BalancesReported; where the venue cannot be asked, that is told as trouble."""
@@ -238,11 +188,25 @@ class AccountDesk:
         gone = {currency: (ZERO, ZERO) for currency in self.position if currency not in held}
         self.position = held | gone
 
+    # --- fees
+
     def ask_fees(self) -> None:
-        """Ask for the fees of the symbols that have none yet."""
+        """Ask for the fees of the symbols that have none yet, a page at a time."""
+        self._call_off_fees()
         missing = [terms for symbol, terms in self._by_symbol.items() if symbol not in self.fees]
+        self._ask_page(missing)
+
+    def _ask_page(self, missing: Sequence[Terms]) -> None:
+        self._fees_timer = None
+        if self.connection.link is None or not missing:
+            return  # the next connection asks again
         for terms in missing[:FEES_MAX]:
             self._ask_fees(terms)
+        rest = missing[FEES_MAX:]
+        if rest:
+            self._fees_timer = self.clock.call_in(FEES_EVERY_NS, self._ask_page, rest)
+        else:
+            self._fees_timer = self.clock.call_in(FEES_AGAIN_NS, self.ask_fees)  # those that could not be asked for
 
     def _ask_fees(self, terms: Terms) -> None:
         def ended(fees: Fees | None, error: VenueError | None) -> None:
@@ -254,5 +218,10 @@ class AccountDesk:
 
         self.connection.talks.begin(read_fees(self.requests, terms), ended)
 
+    def _call_off_fees(self) -> None:
+        if self._fees_timer is not None:
+            self._fees_timer.cancel()
+            self._fees_timer = None
+
     def stop(self) -> None:
-        self._repairs.clear()
+        self._call_off_fees()

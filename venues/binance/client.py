@@ -6,32 +6,39 @@ says why, and an order that is placed all the same is refused as proven not sent
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
-from ...core.kernel.clock import MS_NS, SECOND_NS, Clock, Timer
+from ...core.kernel.clock import MS_NS, SECOND_NS, Clock
 from ...core.kernel.kernel import Kernel
 from ...core.model.errors import Nonsense, VenueError
 from ...core.model.instruments import Instrument
-from ...core.model.messages import AmendAtVenue, CancelAtVenue, PlaceAtVenue, VenueStateChanged
+from ...core.model.messages import (
+    AmendAtVenue,
+    AskAtVenue,
+    CancelAtVenue,
+    PlaceAtVenue,
+    PlaceExitsAtVenue,
+    VenueStateChanged,
+)
 from ..client import Capabilities, QueryAnswer, VenueStatus
 from ..limits import Budgets, ConnectBudget
 from ..session import Connect
 from .account import AccountDesk
+from .codec import masked
 from .codec_replies import Account
-from .codec_requests import PlaceList, ReplaceOrder, Requests, Terms
-from .connection import Connection, key_words
+from .codec_requests import Leg, PlaceList, ReplaceOrder, Requests, Terms, exits_id
+from .connection import Connection
 from .errands import Errands, Readers
-from .errors import KEY_REFUSED, RATE_LIMIT_EXCEEDED, TEMPORARY_UNAVAILABLE, KeyTrouble, Verdict
+from .errors import Verdict
+from .gate import Gate
 from .inflight import Errand, Part
+from .names import Names
+from .questions import Questions
 from .scripts import Fees, read_holdings
 from .signing import Signer
 
-BLOCK_NS: Final = 30 * SECOND_NS  # no orders for so long after the key or the clock was refused for one
-RECHECK_NS: Final = 60 * SECOND_NS  # until an account that may not trade is looked at again
 STALE_NS: Final = 30 * SECOND_NS  # without any sign of life; Binance pings every 20 s
 AMEND_WEIGHT: Final = 4
-MAY_NOT_TRADE: Final = "the account may not trade (canTrade is false)"
 
 
 class BinanceVenue:
@@ -61,54 +68,39 @@ class BinanceVenue:
         ours: Callable[[str], bool],
         jitter: Callable[[], float],
         on_trouble: Callable[[str], None],
+        on_fees: Callable[[str, Fees], None] = lambda *_: None,
+        account_id: Callable[[str], str] = lambda _: "",
         budgets: Budgets | None = None,
         connects: ConnectBudget | None = None,
         **session: int,
     ) -> None:
-        """`ours` tells the client ids of this node. `budgets` and `connects` are shared with other connections of the
-        account and the address; `session` are times of `Session` that differ from its own."""
-        self.kernel = kernel
-        self.clock = clock
-        self.on_trouble = on_trouble
-        self._instruments = [i for i in instruments if i.exchange == self.name]
-        self._terms = {i.pair: Terms(i) for i in self._instruments}
-        self.requests = Requests(signer)
-        self.connection = Connection(
-            clock,
-            connect,
-            url,
-            self.requests,
-            self,
-            jitter=jitter,
-            on_trouble=on_trouble,
-            budgets=budgets,
-            connects=connects,
-            **session,
-        )
+        """`ours` tells the client ids of this node; `on_fees` hears what trades of a pair cost; `account_id` hears the
+        account's uid at each sign-on, and says why that account is not to be used, or "". `budgets` and `connects` are
+        shared with other connections of the account and the address; `session` are times of `Session` that differ from
+        its own."""
+
+        def trouble(what: str) -> None:
+            on_trouble(masked(what))
+
+        self.kernel, self.clock, self.on_trouble = kernel, clock, trouble
         self._tell = kernel.input
-        self.errands = Errands(self.name, clock, self.connection, self._tell, on_blocked=self._blocked)
-        self.account = AccountDesk(
-            self.name,
-            clock,
-            self.connection,
-            self.requests,
-            self.errands,
-            self._terms,
-            ours=ours,
-            tell=self._tell,
-            on_trouble=on_trouble,
-        )
+        self._account_id = account_id
+        self._instruments = [i for i in instruments if i.exchange == self.name]
+        self._terms = terms = {i.pair: Terms(i) for i in self._instruments}
+        self.requests = Requests(signer)
+        shared: dict[str, Any] = {"budgets": budgets, "connects": connects, "jitter": jitter, **session}
+        self.connection = line = Connection(clock, connect, url, self.requests, self, on_trouble=trouble, **shared)
+        self.errands = errands = Errands(self.name, clock, line, self._tell, on_blocked=self._blocked)
+        names = Names(ours)
+        told: dict[str, Any] = {"tell": self._tell, "on_trouble": trouble}
+        self.questions = asks = Questions(self.name, clock, line, errands, names, terms, **told)
+        self.account = AccountDesk(self.name, clock, line, errands, asks, names, terms, **told, on_fees=on_fees)
+        self.gate = Gate(self.name, clock, line, self.account, ask_rights=self._ask_rights, on_trouble=trouble)
         self.heard = self.account.heard  # straight to where events are read
         self.garbled = self.account.garbled
-        self._readers = Readers(self.errands, ours)
+        self._readers = Readers(errands, ours)
         self._read_placed = self._readers.placed
-        self._ready = False
         self._told_up = False
-        self._bar = ""  # why the venue takes nothing from this address
-        self._block = ""  # why it would take no orders now
-        self._block_code = KEY_REFUSED
-        self._unblock: Timer | None = None
-        self._recheck: Timer | None = None  # of an account that may not trade
 
     # --- the service
 
@@ -120,34 +112,15 @@ class BinanceVenue:
 
     def stop(self) -> None:
         """What is on its way becomes VenueUnknown."""
-        for timer in (self._unblock, self._recheck):
-            if timer is not None:
-                timer.cancel()
-        self._unblock = self._recheck = None
+        self.gate.stop()
         self.account.stop()
+        self.questions.stop()
         self.connection.stop()
 
     @property
     def unavailable(self) -> str:
         """Why no order can be sent now; empty where one can."""
-        if self._ready:
-            return ""
-        if self._bar:
-            return self._bar
-        connection = self.connection
-        if connection.link is not None:
-            return self._block or MAY_NOT_TRADE
-        reason, now = connection.reason, connection.session.reason
-        return f"{self.name} is not connected: {reason}" + (f" ({now})" if now and now not in reason else "")
-
-    @property
-    def position(self) -> dict[str, tuple[Decimal, Decimal]]:
-        """Currency -> (free, locked) as the venue told last."""
-        return self.account.position
-
-    def fees(self, symbol: str) -> Fees | None:
-        """What the venue charges this account for trades of a symbol; None where it has not said yet."""
-        return self.account.fees.get(symbol)
+        return self.gate.reason
 
     def status(self) -> VenueStatus:
         connection = self.connection
@@ -171,6 +144,7 @@ class BinanceVenue:
             "nonsense": connection.nonsense_count,
             "overdue": inflight.overdue_count,
             "lateReplies": inflight.late_count,
+            "elsewhere": self.account.elsewhere_count,
             "roundTripP50Us": (inflight.round_trips.p50_ns() or 0) // 1_000,
             "clockOffsetUs": connection.server.offset_ns // 1_000,
         }
@@ -225,6 +199,26 @@ class BinanceVenue:
             encode, read = self.requests.place_list, self._readers.placed_list
             self.errands.send(Errand("list", parts, request, terms, encode, read, orders=len(parts)))
 
+    def place_exits(self, request: PlaceExitsAtVenue) -> None:
+        """An OCO of a take profit above and a stop loss below, both at the market; cancelling one cancels both."""
+        qty_lots = request.qty_lots
+        above = Leg(
+            client_id=request.target_client_id,
+            side="sell",
+            type="TAKE_PROFIT",
+            qty_lots=qty_lots,
+            stop_ticks=request.target_ticks,
+        )
+        below = Leg(
+            client_id=request.stop_client_id,
+            side="sell",
+            type="STOP_LOSS",
+            qty_lots=qty_lots,
+            stop_ticks=request.stop_ticks,
+        )
+        name = exits_id(request.stop_client_id)
+        self.place_list(PlaceList(kind="oco", client_id=name, pair=request.pair, above=above, below=below))
+
     def cancel_list(self, list_client_id: str, pair: str, legs: Sequence[str], list_id: int | None = None) -> None:
         """Cancels an order list; messages for each of `legs`, the client ids of its open orders."""
 
@@ -236,10 +230,11 @@ class BinanceVenue:
         if terms is not None:
             self.errands.send(Errand("cancel", parts, list_client_id, terms, encode, self._readers.cancelled_list))
 
-    def query(self, client_id: str, pair: str, answer: QueryAnswer) -> None:
+    def query(self, asked: AskAtVenue, answer: QueryAnswer) -> None:
         """Asks what became of an order: its messages, in order, then `answer`. False only where it is proven that the
-        venue did not take it and will not: until its frame is older than the venue takes, `answer` is given None."""
-        self.account.query(client_id, pair, answer)
+        venue did not take it and will not (`questions.py`): until then `answer` is given None. Another order under our
+        id: VenueContradicted, and None."""
+        self.questions.query(asked, answer)
 
     def report_balances(self) -> None:
         """Answers BalancesReported: all that the account holds, and nothing for what it held before."""
@@ -249,72 +244,47 @@ class BinanceVenue:
         terms = self._terms.get(pair)
         if terms is None:
             self.errands.not_sent(parts, "INVALID_PAIR", f"not sent: {pair} is not traded at {self.name} here")
-        elif not self._ready and parts[-1][0] == "place":
-            code = TEMPORARY_UNAVAILABLE
-            if self._bar:
-                code = RATE_LIMIT_EXCEEDED
-            elif self.connection.link is not None:
-                code = self._block_code if self._block else KEY_REFUSED
-            self.errands.not_sent(parts, code, f"not sent: {self.unavailable}")
+        elif not self.gate.ready and parts[-1][0] == "place":
+            self.errands.not_sent(parts, self.gate.code, f"not sent: {self.gate.reason}")
             return None
         return terms
 
     # --- the connection
+
+    def refuses(self, account: Account) -> str:
+        return self._account_id(str(account.uid)) if account.uid is not None else ""
 
     def holds(self, account: Account) -> None:
         try:
             self.account.holds(account)
         except Nonsense as error:
             self.connection.note_nonsense(f"balances cannot be understood: {error}")
-        self._judge()
+        self.gate.judge()
 
     def came(self) -> None:
         self._told_up = True
-        self._judge()
+        self.gate.judge()
         self._tell(VenueStateChanged(venue=self.name, up=True, reason="", timestamp_ns=self.clock.now_ns()))
         self.account.ask_fees()
 
     def went(self, reason: str) -> None:
-        self._judge()
+        self.gate.judge()
         if self._told_up:
             self._told_up = False
             self._tell(VenueStateChanged(venue=self.name, up=False, reason=reason, timestamp_ns=self.clock.now_ns()))
 
     def barred(self, reason: str) -> None:
-        self._bar = reason
-        self._judge()
+        self.gate.bar(reason)
 
     def _blocked(self, verdict: Verdict) -> None:
-        """The key, or our clock twice in a row, was refused for an order: the next ones would be refused too."""
-        if isinstance(verdict, KeyTrouble):
-            self._block, self._block_code = key_words(verdict), KEY_REFUSED
-        else:
-            self._block = f"the clock is off, and measuring it did not help: {verdict.reason}"
-            self._block_code = TEMPORARY_UNAVAILABLE
-        self.on_trouble(f"{self.name} orders: {self._block}")
-        if self._unblock is not None:
-            self._unblock.cancel()
-        self._unblock = self.clock.call_in(BLOCK_NS, self._try_again)
-        self._judge()
-
-    def _try_again(self) -> None:
-        self._block, self._unblock = "", None
-        self._judge()
-
-    def _judge(self) -> None:
-        """Whether orders can be sent."""
-        connected, can_trade = self.connection.link is not None, self.account.can_trade
-        self._ready = connected and can_trade and not self._bar and not self._block
-        if connected and not can_trade and self._recheck is None:
-            self._recheck = self.clock.call_in(RECHECK_NS, self._ask_rights)
+        self.gate.block(verdict)
 
     def _ask_rights(self) -> None:
         """Whether the account may trade by now."""
 
         def ended(account: Account | None, _: VenueError | None) -> None:
-            self._recheck = None
             if account is not None:
                 self.holds(account)
-            self._judge()
+            self.gate.judge()
 
         self.connection.talks.begin(read_holdings(self.requests), ended)

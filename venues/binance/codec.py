@@ -10,6 +10,7 @@ user-data-stream.md in binance-spot-api-docs.
     {"subscriptionId":0,"event":{"e":"executionReport","s":"ETHBTC","c":"mUvoqJxFIILMdfAW5iGSOW","x":"NEW",...}}
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
@@ -21,6 +22,12 @@ from ...core.model.errors import Nonsense
 
 FRAME_BYTES_MAX: Final = 32 << 20  # the whole exchangeInfo takes about 15 MB; nothing else comes near
 NONSENSE_SHOWN: Final = 200  # characters of an explanation; frames may be large, and logs are read by people
+# Keys and HMAC signatures have 64 characters, Ed25519 signatures 88, our longest id 36. One that begins where the
+# explanation ends has to be seen as one, so more is looked at than is shown.
+KEY_LENGTH_MIN: Final = 40
+KEY_SHOWN: Final = 4
+NONSENSE_LOOKED_AT: Final = NONSENSE_SHOWN + 2 * KEY_LENGTH_MIN
+_KEY_LIKE: Final = re.compile(rf"[A-Za-z0-9+/=]{{{KEY_LENGTH_MIN},}}")
 
 Side = Literal["BUY", "SELL"]
 OrderStatus = Literal[
@@ -34,6 +41,8 @@ OrderStatus = Literal[
     "EXPIRED",
     "EXPIRED_IN_MATCH",
 ]
+# Of an order that will not trade any more.
+ENDED: Final = frozenset({"FILLED", "CANCELED", "REJECTED", "EXPIRED", "EXPIRED_IN_MATCH"})
 ExecutionKind = Literal["NEW", "CANCELED", "REPLACED", "REJECTED", "TRADE", "EXPIRED", "TRADE_PREVENTION"]
 
 _INTERVAL_NS: Final = {
@@ -335,14 +344,6 @@ def decode_stream_control(raw: bytes) -> StreamReply | ServerShutdown | NotOurs:
     raise Nonsense("neither an answer nor an event of a stream: " + _start_of(raw))
 
 
-def decode_fault(raw: bytes) -> ApiFault | None:
-    """The error of a REST answer's body; None where the body is none (a proxy's HTML page, an empty body)."""
-    try:
-        return msgspec.json.decode(raw, type=ApiFault)
-    except _UNREADABLE:
-        return None
-
-
 # --- explanations --------------------------------------------------------------------------------------------------
 
 _T = TypeVar("_T")
@@ -376,10 +377,15 @@ def nonsense(what: str, error: Exception, raw: bytes) -> Nonsense:
 
 
 def _start_of(raw: bytes) -> str:
-    return one_line(bytes(raw[: NONSENSE_SHOWN + 1]).decode("utf-8", "backslashreplace"))
+    return one_line(bytes(raw[:NONSENSE_LOOKED_AT]).decode("utf-8", "backslashreplace"))
 
 
 def one_line(text: str) -> str:
     """One printable line of bounded length, whatever the exchange wrote: fit for a log, an answer, an error."""
-    line = "".join(c if c.isprintable() else "?" for c in text[: NONSENSE_SHOWN + 1])
+    line = masked("".join(c if c.isprintable() else "?" for c in text[:NONSENSE_LOOKED_AT]))
     return line if len(line) <= NONSENSE_SHOWN else line[:NONSENSE_SHOWN] + "..."
+
+
+def masked(text: str) -> str:
+    """A text without API keys, secrets and signatures: of what is as long as one, only the beginning is left."""
+    return _KEY_LIKE.sub(lambda found: found[0][:KEY_SHOWN] + "...", text)

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from .codec import ABSENT, ApiFault, OrderStatus, RateLimit, Read, Side, nonsense, reader
+from .codec import ABSENT, ApiFault, OrderStatus, Read, Side, nonsense, reader
 
 
 class OrderFill(Struct, frozen=True, rename="camel", gc=False):
@@ -126,7 +126,6 @@ class KnownOrder(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     side: Side
     time: int
     update_time: int
-    prevented_quantity: str | None = None
     expiry_reason: str | int | None = None
 
 
@@ -157,9 +156,7 @@ class Account(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     can_trade: bool
     update_time: int
     balances: tuple[Holding, ...]
-    account_type: str = ""
-    permissions: tuple[str, ...] = ()
-    require_self_trade_prevention: bool = False
+    uid: int | None = None  # of the account
 
 
 class Rates(Struct, frozen=True, gc=False):
@@ -171,15 +168,6 @@ class Rates(Struct, frozen=True, gc=False):
     seller: str = "0"
 
 
-class Discount(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
-    """How much less the standard commission is when it is paid in another asset."""
-
-    enabled_for_account: bool
-    enabled_for_symbol: bool
-    discount_asset: str | None = None
-    discount: str = "0"
-
-
 class Commission(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """The reply to account.commission."""
 
@@ -187,7 +175,6 @@ class Commission(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     standard_commission: Rates
     special_commission: Rates | None = None
     tax_commission: Rates | None = None
-    discount: Discount | None = None
 
 
 class Session(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
@@ -195,7 +182,6 @@ class Session(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
 
     api_key: str | None
     server_time: int
-    authorized_since: int | None = None
 
 
 class Replaced(Struct, frozen=True, kw_only=True, gc=False):
@@ -235,9 +221,6 @@ read_orders: Read[tuple[KnownOrder, ...]] = reader("the answer to openOrders.sta
 read_trades: Read[tuple[AccountTrade, ...]] = reader("the answer to myTrades", tuple[AccountTrade, ...])
 read_account: Read[Account] = reader("the answer to account.status", Account)
 read_commission: Read[Commission] = reader("the answer to account.commission", Commission)
-read_order_limits: Read[tuple[RateLimit, ...]] = reader(
-    "the answer to account.rateLimits.orders", tuple[RateLimit, ...]
-)
 read_session: Read[Session] = reader("the answer to session.logon", Session)
 
 _read_time: Read[_ServerTime] = reader("the answer to time", _ServerTime)

@@ -7,15 +7,16 @@ trade id once.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
 
 from ...core.kernel.clock import MS_NS
 from ...core.model.errors import Nonsense
-from ...core.model.exact import ZERO
+from ...core.model.exact import ZERO, plain
 from ...core.model.instruments import Instrument, OffGrid
 from ...core.model.messages import (
+    AskAtVenue,
     BalanceMoved,
     BalancesReported,
     ForeignFilled,
@@ -25,7 +26,9 @@ from ...core.model.messages import (
     VenueFilled,
     VenueRejected,
 )
+from ...core.model.records import Side
 from .codec import AccountPosition, BalanceUpdate, ExecutionReport, one_line
+from .codec import Side as TheirSide
 from .codec_replies import (
     Account,
     AccountTrade,
@@ -53,7 +56,7 @@ EXPIRY_REASONS: Final = {
 }
 SELF_TRADE: Final = "self-trade prevention: it met another order of the same account or group"
 CANCELLED: Final = "cancelled"
-NO_ALIASES: Final[Mapping[str, str]] = {}
+SIDES: Final[dict[TheirSide, Side]] = {"BUY": "buy", "SELL": "sell"}
 
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
 STEPS_MAX: Final = 2**62 - 1  # ticks or lots: what the kernels and the store can hold
@@ -63,28 +66,21 @@ TIME_MS_MAX: Final = 9 * 10**12  # the year 2255, which 63 bits hold in nanoseco
 # --- reports -------------------------------------------------------------------------------------------------------
 
 
-def translate(
-    report: ExecutionReport,
-    instrument: Instrument,
-    venue: str,
-    ours: Callable[[str], bool],
-    aliases: Mapping[str, str] = NO_ALIASES,
-) -> list[VenueMessage]:
+def translate(report: ExecutionReport, instrument: Instrument, venue: str, client_id: str | None) -> list[VenueMessage]:
     """The messages of one executionReport, in order. Raises Nonsense.
 
-    `ours` tells the client ids of this node; of other orders only fills are told, as ForeignFilled. `aliases` maps
-    client ids that somebody else's amendment gave to an order of ours (`renamed`) to the id that it was sent with.
+    `client_id` is what the order was sent with; None: it is somebody else's, of which only fills are told, as
+    ForeignFilled.
     """
     kind = report.kind
     _about(report.symbol, instrument)
-    client_id = order_id_of(report, aliases)
-    if not ours(client_id):
+    if client_id is None:
         return [_foreign(report, instrument, venue)] if kind == "TRADE" else []
     timestamp_ns = _ns(report.time_ms)
     if kind == "TRADE":
         return _traded(report, instrument, venue, client_id, timestamp_ns)
     if kind == "NEW":
-        return [_accepted(venue, client_id, report.order_id, timestamp_ns)]
+        return [_accepted(venue, client_id, report.order_id, report.side, timestamp_ns)]
     if kind == "CANCELED":
         filled = _whole_lots(instrument, "the executed quantity", report.filled)
         return [_ended(venue, client_id, "cancelled", CANCELLED, timestamp_ns, filled)]
@@ -104,35 +100,27 @@ def translate(
     return []
 
 
-def order_id_of(report: ExecutionReport, aliases: Mapping[str, str] = NO_ALIASES) -> str:
-    """The client id that the order of a report was sent with."""
-    client_id = report.client_id
+def order_id_of(report: ExecutionReport) -> str:
+    """The client id of a report's order, as the report has it: before an amendment or a cancel gave it another one."""
     if report.original_client_id and report.kind in ("CANCELED", "REPLACED"):
-        client_id = report.original_client_id
-    return aliases.get(client_id, client_id)
-
-
-def renamed(report: ExecutionReport, aliases: Mapping[str, str] = NO_ALIASES) -> tuple[str, str] | None:
-    """(new id, id that it was sent with) where an amendment gave the order another client id."""
-    if report.kind != "REPLACED" or report.original_client_id in ("", report.client_id):
-        return None
-    return report.client_id, order_id_of(report, aliases)
+        return report.original_client_id
+    return report.client_id
 
 
 def _traded(
     report: ExecutionReport, instrument: Instrument, venue: str, client_id: str, timestamp_ns: int
 ) -> list[VenueMessage]:
-    fee, fee_currency = _fee(report.fee, report.fee_currency, instrument)
     messages: list[VenueMessage] = [
-        VenueFilled(
-            venue=venue,
-            client_id=client_id,
-            venue_order_id=str(report.order_id),
+        _filled(
+            instrument,
+            venue,
+            client_id,
+            report.order_id,
+            report.side,
             trade_id=_trade_id(report.trade_id, report.allocation_id),
-            price_ticks=ticks(instrument, "the price of a trade", report.last_price),
-            qty_lots=lots(instrument, "the quantity of a trade", report.last_quantity),
-            fee=fee,
-            fee_currency=fee_currency,
+            price=report.last_price,
+            quantity=report.last_quantity,
+            fee=_fee(report.fee, report.fee_currency, instrument),
             maker=report.maker,
             timestamp_ns=timestamp_ns,
         )
@@ -155,7 +143,7 @@ def _foreign(report: ExecutionReport, instrument: Instrument, venue: str) -> For
         pair=instrument.pair,
         client_id=report.client_id,
         trade_id=_trade_id(report.trade_id, report.allocation_id),
-        side="buy" if report.side == "BUY" else "sell",
+        side=SIDES[report.side],
         price_ticks=ticks(instrument, "the price of a trade", report.last_price),
         qty_lots=lots(instrument, "the quantity of a trade", report.last_quantity),
         fee=fee,
@@ -212,28 +200,26 @@ def placed(order: PlacedOrder, instrument: Instrument, venue: str) -> list[Venue
                 venue=venue, client_id=client_id, code=VENUE_REFUSED, reason=reason, timestamp_ns=timestamp_ns
             )
         ]
-    messages: list[VenueMessage] = [_accepted(venue, client_id, order.order_id, timestamp_ns)]
+    messages: list[VenueMessage] = [_accepted(venue, client_id, order.order_id, order.side, timestamp_ns)]
     if order.status is None:
         return messages
     filled = 0
     for fill in order.fills or ():
-        qty_lots = lots(instrument, "the quantity of a fill", fill.qty)
-        filled += qty_lots
-        fee, fee_currency = _fee(fill.commission, fill.commission_asset, instrument)
-        messages.append(
-            VenueFilled(
-                venue=venue,
-                client_id=client_id,
-                venue_order_id=str(order.order_id),
-                trade_id=_trade_id(fill.trade_id, fill.alloc_id),
-                price_ticks=ticks(instrument, "the price of a fill", fill.price),
-                qty_lots=qty_lots,
-                fee=fee,
-                fee_currency=fee_currency,
-                maker=False,  # what trades on arrival takes
-                timestamp_ns=timestamp_ns,
-            )
+        message = _filled(
+            instrument,
+            venue,
+            client_id,
+            order.order_id,
+            order.side,
+            trade_id=_trade_id(fill.trade_id, fill.alloc_id),
+            price=fill.price,
+            quantity=fill.qty,
+            fee=_fee(fill.commission, fill.commission_asset, instrument),
+            maker=False,  # what trades on arrival takes
+            timestamp_ns=timestamp_ns,
         )
+        filled += message.qty_lots
+        messages.append(message)
     _require_sum(filled, order.executed_qty, instrument, order.order_id)
     return messages + _end(
         order.status,
@@ -303,7 +289,7 @@ def known(
             VenueRejected(venue=venue, client_id=client_id, code=VENUE_REFUSED, reason=reason, timestamp_ns=updated_ns)
         ]
     messages: list[VenueMessage] = [
-        _accepted(venue, client_id, order.order_id, created_ns),
+        _accepted(venue, client_id, order.order_id, order.side, created_ns),
         # An amendment whose answer was lost shows only here. The price is as it was sent: nothing changes it in place.
         VenueAmended(
             venue=venue,
@@ -317,23 +303,21 @@ def known(
     for trade in sorted(trades, key=lambda t: t.id):
         if trade.order_id != order.order_id or trade.symbol != order.symbol:
             raise Nonsense(f"a trade of the order {trade.order_id} among those of {order.order_id}")
-        qty_lots = lots(instrument, "the quantity of a trade", trade.qty)
-        filled += qty_lots
-        fee, fee_currency = _fee(trade.commission, trade.commission_asset, instrument)
-        messages.append(
-            VenueFilled(
-                venue=venue,
-                client_id=client_id,
-                venue_order_id=str(order.order_id),
-                trade_id=_trade_id(trade.id, None),
-                price_ticks=ticks(instrument, "the price of a trade", trade.price),
-                qty_lots=qty_lots,
-                fee=fee,
-                fee_currency=fee_currency,
-                maker=trade.is_maker,
-                timestamp_ns=_ns(trade.time),
-            )
+        message = _filled(
+            instrument,
+            venue,
+            client_id,
+            order.order_id,
+            order.side,
+            trade_id=_trade_id(trade.id, None),
+            price=trade.price,
+            quantity=trade.qty,
+            fee=_fee(trade.commission, trade.commission_asset, instrument),
+            maker=trade.is_maker,
+            timestamp_ns=_ns(trade.time),
         )
+        filled += message.qty_lots
+        messages.append(message)
     _require_sum(filled, order.executed_qty, instrument, order.order_id)
     return messages + _end(
         order.status,
@@ -346,6 +330,21 @@ def known(
         client_id,
         updated_ns,
     )
+
+
+def differs(order: KnownOrder, asked: AskAtVenue, instrument: Instrument) -> str:
+    """How an order that was found under our id is not the one that we asked about; empty where it may be. An
+    amendment whose answer was lost makes it smaller than we know. Raises Nonsense."""
+    _about(order.symbol, instrument)
+    if SIDES[order.side] != asked.side:
+        return f"it is a {SIDES[order.side]}, ours is a {asked.side}"
+    if lots(instrument, "the quantity", order.orig_qty) > asked.qty_lots:
+        return f"its quantity is {one_line(order.orig_qty)}, ours {plain(instrument.quantity(asked.qty_lots))}"
+    if asked.price_ticks is not None:
+        price = instrument.price(asked.price_ticks)
+        if exact("the price", order.price) != price:
+            return f"its price is {one_line(order.price)}, ours {plain(price)}"
+    return ""
 
 
 def balances(account: Account, venue: str, timestamp_ns: int) -> BalancesReported:
@@ -461,8 +460,43 @@ def _end(
     return []
 
 
-def _accepted(venue: str, client_id: str, order_id: int, timestamp_ns: int) -> VenueAccepted:
-    return VenueAccepted(venue=venue, client_id=client_id, venue_order_id=str(order_id), timestamp_ns=timestamp_ns)
+def _accepted(venue: str, client_id: str, order_id: int, side: TheirSide | None, timestamp_ns: int) -> VenueAccepted:
+    return VenueAccepted(
+        venue=venue,
+        client_id=client_id,
+        venue_order_id=str(order_id),
+        timestamp_ns=timestamp_ns,
+        side=SIDES[side] if side is not None else None,
+    )
+
+
+def _filled(
+    instrument: Instrument,
+    venue: str,
+    client_id: str,
+    order_id: int,
+    side: TheirSide | None,
+    *,
+    trade_id: str,
+    price: str,
+    quantity: str,
+    fee: tuple[Decimal, str],
+    maker: bool,
+    timestamp_ns: int,
+) -> VenueFilled:
+    return VenueFilled(
+        venue=venue,
+        client_id=client_id,
+        venue_order_id=str(order_id),
+        trade_id=trade_id,
+        price_ticks=ticks(instrument, "the price of a trade", price),
+        qty_lots=lots(instrument, "the quantity of a trade", quantity),
+        fee=fee[0],
+        fee_currency=fee[1],
+        maker=maker,
+        timestamp_ns=timestamp_ns,
+        side=SIDES[side] if side is not None else None,
+    )
 
 
 def _ended(venue: str, client_id: str, kind: str, reason: str, timestamp_ns: int, filled_lots: int) -> VenueEnded:

@@ -12,7 +12,6 @@ carries the key and is signed.
 """
 
 import string
-from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -30,6 +29,7 @@ NO_CLIENT_ID: Final = "cannot be a client id: 1 to 36 of A-Z, a-z, 0-9, - and _"
 CLIENT_ID_MAX: Final = 36
 _CLIENT_ID_BYTES: Final = (string.ascii_letters + string.digits + "-_").encode()
 CANCEL_PREFIX: Final = "can"
+LIST_PREFIX: Final = "oco"
 
 LegType = Literal["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS", "STOP_LOSS_LIMIT", "TAKE_PROFIT", "TAKE_PROFIT_LIMIT"]
 LegTif = Literal["GTC", "IOC", "FOK"]
@@ -239,13 +239,13 @@ class Requests:
         params: dict[str, Param] = {"symbol": terms.symbol, "origClientOrderId": _client_id(client_id)}
         return self._signed(request_id, "order.status", params, timestamp_ms)
 
-    def order_status_by_id(self, request_id: int, venue_order_id: str, terms: Terms, timestamp_ms: int) -> bytes:
+    def order_status_by_id(self, request_id: int, order_id: int, terms: Terms, timestamp_ms: int) -> bytes:
         """order.status by the venue's own id."""
-        params: dict[str, Param] = {"symbol": terms.symbol, "orderId": int(venue_order_id)}
+        params: dict[str, Param] = {"symbol": terms.symbol, "orderId": order_id}
         return self._signed(request_id, "order.status", params, timestamp_ms)
 
     def open_orders(self, request_id: int, timestamp_ms: int, terms: Terms | None = None) -> bytes:
-        """openOrders.status of a symbol, or of all (80 times the weight)."""
+        """openOrders.status of a symbol, or of all."""
         params: dict[str, Param] = {} if terms is None else {"symbol": terms.symbol}
         return self._signed(request_id, "openOrders.status", params, timestamp_ms)
 
@@ -259,26 +259,14 @@ class Requests:
         return self._signed(request_id, "myTrades", params, timestamp_ms)
 
     def account(self, request_id: int, timestamp_ms: int, omit_zero: bool = False) -> bytes:
-        """account.status: balances and permissions."""
+        """account.status: balances, and whether it may trade."""
         return self._signed(request_id, "account.status", {"omitZeroBalances": omit_zero}, timestamp_ms)
 
     def commission(self, request_id: int, terms: Terms, timestamp_ms: int) -> bytes:
         """account.commission: what trades of a symbol cost."""
         return self._signed(request_id, "account.commission", {"symbol": terms.symbol}, timestamp_ms)
 
-    def order_limits(self, request_id: int, timestamp_ms: int) -> bytes:
-        """account.rateLimits.orders: how many orders are used up in each interval."""
-        return self._signed(request_id, "account.rateLimits.orders", {}, timestamp_ms)
-
-    def exchange_info(self, request_id: int, symbols: Sequence[str] = ()) -> bytes:
-        """exchangeInfo of some symbols, or of all."""
-        params: dict[str, object] = {"symbols": list(symbols)} if symbols else {}
-        return _frame(request_id, "exchangeInfo", {**params, "showPermissionSets": False})
-
     # --- the connection
-
-    def ping(self, request_id: int) -> bytes:
-        return _frame(request_id, "ping", {})
 
     def time(self, request_id: int) -> bytes:
         return _frame(request_id, "time", {})
@@ -313,7 +301,12 @@ def cancel_id(client_id: str) -> str:
     return CANCEL_PREFIX + _client_id(client_id)[3:] if len(client_id) > 3 else f"{CANCEL_PREFIX}-{client_id}"
 
 
-def _frame(request_id: int, method: str, params: dict[str, Param] | dict[str, object]) -> bytes:
+def exits_id(client_id: str) -> str:
+    """The id of the list of an exit: always the same for it, and never taken for an order of ours."""
+    return LIST_PREFIX + _client_id(client_id)[3:] if len(client_id) > 3 else f"{LIST_PREFIX}-{client_id}"
+
+
+def _frame(request_id: int, method: str, params: dict[str, Param]) -> bytes:
     if not params:
         return b'{"id":%d,"method":%b}' % (request_id, _encode(method))
     return b'{"id":%d,"method":%b,"params":%b}' % (request_id, _encode(method), _encode(params))

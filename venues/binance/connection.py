@@ -14,9 +14,9 @@ from typing import Any, Final, Protocol
 
 from ...core.kernel.clock import MS_NS, SECOND_NS, Clock, Timer
 from ...core.model.errors import Nonsense, VenueError
-from ..limits import Budgets, ConnectBudget, binance_budgets
+from ..limits import STOP_NS, Budgets, ConnectBudget, binance_budgets, stop_of
 from ..session import Connect, Link, Session
-from .codec import NotOurs, Reply, ServerShutdown, StreamTerminated, decode
+from .codec import NotOurs, Reply, ServerShutdown, StreamTerminated, decode, one_line
 from .codec_replies import Account
 from .codec_requests import Requests
 from .errors import RATE_LIMIT_EXCEEDED, TEMPORARY_UNAVAILABLE, KeyTrouble
@@ -26,7 +26,6 @@ from .talks import Ask, Declined, Talk, Talks
 
 CLOCK_EVERY_NS: Final = 180 * SECOND_NS  # how often the venue's clock is measured
 NONSENSE_TOLD_MAX: Final = 20  # lines a minute
-BAN_NS: Final = 120 * SECOND_NS  # of a 418 that does not say how long: the shortest ban
 REPLY_ID: Final = re.compile(rb'\s*\{\s*"id"\s*:\s*([0-9]{1,18})\s*,')
 
 # What the documents say about refused keys: the venue's own text names all causes at once.
@@ -50,6 +49,10 @@ class NotSent(Exception):
 
 class Listener(Protocol):
     """Who uses the connection."""
+
+    def refuses(self, account: Account) -> str:
+        """Why this account is none to be used, when it has signed on; empty where it may be."""
+        ...
 
     def came(self) -> None:
         """A link is signed on: the first, or one that was gone meanwhile; not one that takes over without a gap."""
@@ -117,10 +120,11 @@ class Connection:
         self.reason = "not started"
         self.opened_ms = 0  # the venue's time when `link` was signed on
         self.links_open = 0
+        self._admitted = False  # whose events come is known, and a key's account stays: before, none is told on
         self.nonsense_count = 0
         self._nonsense_minute = 0
         self._nonsense_told = 0  # in this minute
-        self.talks = Talks(_Line(self, None))
+        self.talks = Talks(_Line(self, None, patient=True))
         self._numbers = 0
         self._measuring: list[Callable[[], None]] | None = None  # what waits for the measurement that is under way
         self._clock_timer: Timer | None = None
@@ -221,7 +225,7 @@ class Connection:
                 self.session.renew("the venue shuts this connection down")
         elif kind is StreamTerminated:
             self._sign_on_again(link, "the venue ended the account's event stream")
-        elif kind is not NotOurs:
+        elif kind is not NotOurs and self._admitted:
             self.listener.heard(link, message)
 
     # --- signing on
@@ -232,7 +236,10 @@ class Connection:
                 return
             if account is None:
                 link.close(self._sign_on_trouble(error))
+            elif refused := self.listener.refuses(account):
+                link.close(self._not_signed_on(refused))
             else:
+                self._admitted = True
                 self._signed_on(link, account)
 
         Talk(_Line(self, link), sign_on(self.requests, self.server), ended).begin()
@@ -263,6 +270,9 @@ class Connection:
         reason = f"signing on failed: {error}"
         if isinstance(error, Declined) and isinstance(error.verdict, KeyTrouble):
             reason = key_words(error.verdict)
+        return self._not_signed_on(reason)
+
+    def _not_signed_on(self, reason: str) -> str:
         if self.link is None:
             self.reason = reason
             self.listener.went(reason)
@@ -286,28 +296,31 @@ class Connection:
         if request is not None:
             request.done(request, reply, "")
         elif number is None and reply.error is not None:
-            self._sign_on_again(link, f"the venue ended the session: {reply.error.msg} ({reply.error.code})")
+            said = f"{one_line(reply.error.msg)} ({reply.error.code})"
+            self._sign_on_again(link, f"the venue ended the session: {said}")
 
     def _obey(self, reply: Reply, server_ns: int) -> None:
         """429 and 418: nothing more before their time."""
         fault = reply.error
         assert fault is not None
-        if reply.status not in (418, 429):
+        if reply.status not in STOP_NS:
             return
         kind = "ORDERS" if fault.code == -1015 else "REQUEST_WEIGHT"
         after_ms = fault.retry_after_ms
-        if after_ms is not None:
-            until_ns = after_ms * MS_NS
-        else:
-            until_ns = server_ns + BAN_NS if reply.status == 418 else self.budgets.reset_ns(kind, server_ns)
-        self.budgets.stop_until(until_ns, kind)
+        asked_ns = None if after_ms is None else after_ms * MS_NS - server_ns
+        wait_ns = stop_of(reply.status, asked_ns)
+        if asked_ns is None and reply.status == 429:
+            wait_ns = self.budgets.reset_ns(kind, server_ns) - server_ns
+        elif asked_ns is not None and wait_ns != asked_ns:
+            said = f"a {reply.status} asks for nothing before {after_ms} ms, which is over or too far away"
+            self.note_nonsense(f"{said}: {wait_ns // SECOND_NS} s are waited instead")
+        self.budgets.stop(self.clock, wait_ns, kind)
         if reply.status == 418:
-            wait_ns = max(0, until_ns - server_ns)
-            self.session.hold_until(self.clock.now_ns() + wait_ns)
+            self.session.hold_for(wait_ns)
             if self._bar_timer is not None:
                 self._bar_timer.cancel()
             self._bar_timer = self.clock.call_in(wait_ns, self._bar_over)
-            self.listener.barred(f"the venue bars this address for {-(-wait_ns // SECOND_NS)} s: {fault.msg}")
+            self.listener.barred(f"the venue bars this address for {-(-wait_ns // SECOND_NS)} s: {one_line(fault.msg)}")
 
     def _bar_over(self) -> None:
         self._bar_timer = None
@@ -335,15 +348,18 @@ class Connection:
 
     # --- talks
 
-    def ask(self, ask: Ask, only: Link | None, done: Callable[[Reply | None, str], None]) -> int:
-        """As `talks.Line`."""
+    def ask(
+        self, ask: Ask, only: Link | None, done: Callable[[Reply | None, str], None], *, patient: bool = False
+    ) -> int:
+        """As `talks.Line`. A `patient` question leaves weight for what is not: orders, cancels, signing on."""
         link = only if only is not None else self.link
         if link is None or link.down:
             done(None, f"not connected: {self.reason}")
             return 0
         now_ns = self.clock.now_ns()
         server_ns = now_ns + self.server.offset_ns
-        wait_ns = self.budgets.take("REQUEST_WEIGHT", ask.weight, server_ns)
+        take = self.budgets.take_spare if patient else self.budgets.take
+        wait_ns = take("REQUEST_WEIGHT", ask.weight, server_ns)
         if wait_ns:
             return wait_ns
         self._numbers += 1
@@ -374,12 +390,13 @@ class Connection:
 class _Line:
     """`talks.Line` of one link, or of the one in use."""
 
-    def __init__(self, connection: Connection, link: Link | None) -> None:
+    def __init__(self, connection: Connection, link: Link | None, *, patient: bool = False) -> None:
         self._connection = connection
         self._link = link
+        self._patient = patient
 
     def ask(self, ask: Ask, done: Callable[[Reply | None, str], None]) -> int:
-        return self._connection.ask(ask, self._link, done)
+        return self._connection.ask(ask, self._link, done, patient=self._patient)
 
     def later(self, delay_ns: int, action: Callable[[], None]) -> Timer:
         return self._connection.clock.call_in(delay_ns, action)

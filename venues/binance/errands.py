@@ -8,10 +8,10 @@ that stays away after it is no loss. Only what was turned away for our clock is 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from ...core.kernel.clock import Clock
+from ...core.kernel.clock import MS_NS, SECOND_NS, Clock
 from ...core.model.errors import Nonsense
 from ...core.model.messages import VenueUnknown
-from .codec import ExecutionReport, Reply
+from .codec import ENDED, ExecutionReport, Reply
 from .codec_replies import (
     read_amended,
     read_cancelled,
@@ -23,14 +23,17 @@ from .codec_replies import (
 from .codec_reports import amended, cancelled, placed, placed_list
 from .codec_requests import ReplaceOrder
 from .connection import Connection, NotSent
-from .errors import ClockOff, KeyTrouble, Unknown, Verdict, classify_fault
+from .errors import TEMPORARY_UNAVAILABLE, ClockOff, KeyTrouble, Unknown, Verdict, classify_fault
 from .inflight import Errand, Kind, Part, Request
 from .outcomes import failed, not_changed, not_placed, rejected, replaced, unknown
 from .scripts import AHEAD_MS
 
-ENDED: Final = frozenset({"FILLED", "CANCELED", "REJECTED", "EXPIRED", "EXPIRED_IN_MATCH"})
 T = TypeVar("T")
 NEVER_MS: Final = 1 << 62  # no question is ever younger
+# "The API has a timeout of 10 seconds for processing requests": longer than that it answers -1007, and may still do it.
+# Source: "General information" of web-socket-api.md in binance-spot-api-docs.
+ENGINE_MAX_MS: Final = 10_000
+AGAIN_MAX_NS: Final = 2 * SECOND_NS  # what waits longer for our clock to be measured was meant for another market
 MEMORY_MAX: Final = 10_000  # of each thing that is remembered for a while; the oldest is forgotten
 
 
@@ -53,8 +56,8 @@ class Errands:
         self.tell = tell
         self.on_blocked = on_blocked
         self.unknown_count = 0
-        # client id -> timestamp of the frame of an order whose outcome is not known
-        self.lost_ms: dict[str, int] = {}
+        # client id of an order whose outcome is not known -> when its frame is dealt with at the latest
+        self._lost_ms: dict[str, int] = {}
         self._forgotten_ms = 0  # the latest of those that were forgotten
         self._waiting: set[str] = set()  # orders that go out again when the clock is measured
         self._awaited: dict[Kind, dict[str, Request]] = {"place": {}, "cancel": {}, "amend": {}}
@@ -88,8 +91,8 @@ class Errands:
         """A report has told what became of requests about this order."""
         if client_id in self._places:
             self._settle("place", client_id)
-        if self.lost_ms:
-            self.lost_ms.pop(client_id, None)
+        if self._lost_ms:
+            self._lost_ms.pop(client_id, None)
         kind, ended = report.kind, report.status in ENDED
         if ended or kind == "CANCELED":
             self._settle("cancel", client_id)
@@ -138,7 +141,7 @@ class Errands:
         else:
             for message in messages:
                 if type(message) is VenueUnknown:
-                    self._note_lost(request, message)
+                    self._note_lost(request, message, told=True)
                 self.tell(message)
 
     def _refused(self, request: Request, parts: Sequence[Part], reply: Reply) -> None:
@@ -152,7 +155,7 @@ class Errands:
         if isinstance(verdict, KeyTrouble | ClockOff):
             self.on_blocked(verdict)
         if isinstance(verdict, Unknown):
-            self._lost(request, parts, verdict.reason)
+            self._lost(request, parts, verdict.reason, told=True)
             return
         now_ns = self.clock.now_ns()
         for kind, client_id in parts:
@@ -162,43 +165,69 @@ class Errands:
                 self.tell(not_changed(self.venue, client_id, kind, verdict, now_ns))
 
     def _again(self, errand: Errand) -> None:
-        """Sends what was turned away for our clock once more, when that is measured."""
+        """Sends what was turned away for our clock once more, when that is measured; not when it takes too long."""
         errand.repeated = True
         ids = [client_id for kind, client_id in errand.parts if kind == "place"]
         self._waiting.update(ids)
 
-        def measured() -> None:
-            self._waiting.difference_update(ids)
-            self.send(errand)
+        over = False
 
+        def too_long() -> None:
+            nonlocal over
+            over = True
+            self._waiting.difference_update(ids)
+            reason = f"not sent: the venue's clock could not be measured within {AGAIN_MAX_NS // SECOND_NS} s"
+            self.not_sent(errand.parts, TEMPORARY_UNAVAILABLE, reason)
+
+        def measured() -> None:
+            if not over:
+                timer.cancel()
+                self._waiting.difference_update(ids)
+                self.send(errand)
+
+        timer = self.clock.call_in(AGAIN_MAX_NS, too_long)
         self.connection.measure(measured)
 
-    def _lost(self, request: Request, parts: Sequence[Part], reason: str) -> None:
+    def _lost(self, request: Request, parts: Sequence[Part], reason: str, *, told: bool = False) -> None:
+        """`told`: the venue itself said that it does not know."""
         now_ns = self.clock.now_ns()
         for kind, client_id in parts:
             message = unknown(self.venue, client_id, kind, reason, now_ns)
-            self._note_lost(request, message)
+            self._note_lost(request, message, told=told)
             self.tell(message)
 
-    def _note_lost(self, request: Request, message: VenueUnknown) -> None:
-        """Until when its frame may still be taken."""
+    def _note_lost(self, request: Request, message: VenueUnknown, *, told: bool) -> None:
+        """Until when its frame may still be carried out."""
         self.unknown_count += 1
-        if message.request == "place":
-            forgotten = remember(self.lost_ms, message.client_id, request.timestamp_ms)
-            self._forgotten_ms = max(self._forgotten_ms, forgotten or 0)
+        if message.request != "place":
+            return
+        done_ms = self._taken_ms(request) + ENGINE_MAX_MS
+        if told:  # so long it was at work on it, at least
+            done_ms = max(done_ms, self.connection.server.now_ns() // MS_NS + ENGINE_MAX_MS)
+        forgotten = remember(self._lost_ms, message.client_id, done_ms)
+        self._forgotten_ms = max(self._forgotten_ms, forgotten or 0)
 
-    def sent_ms(self, client_id: str) -> int:
-        """The latest timestamp that a frame which places this order may bear."""
+    def _taken_ms(self, request: Request) -> int:
+        """When the venue takes its frame at the latest, by the venue's clock."""
+        return request.timestamp_ms + self.connection.requests.recv_window_ms
+
+    def known(self, client_id: str) -> None:
+        """What became of this order has been told, or proven."""
+        self._lost_ms.pop(client_id, None)
+
+    def done_ms(self, client_id: str) -> int:
+        """When the venue is done, at the latest and by its clock, with each frame that was to place this order."""
         if client_id in self._waiting:
             return NEVER_MS
         request = self._places.get(client_id)
         if request is not None:
-            return request.timestamp_ms
-        lost_ms = self.lost_ms.get(client_id)
+            return self._taken_ms(request) + ENGINE_MAX_MS
+        lost_ms = self._lost_ms.get(client_id)
         if lost_ms is not None:
             return lost_ms
         # Sent by an earlier process: before this connection, by a clock that may have been ahead.
-        return max(self.connection.opened_ms + AHEAD_MS, self._forgotten_ms)
+        opened_ms, window_ms = self.connection.opened_ms, self.connection.requests.recv_window_ms
+        return max(opened_ms + AHEAD_MS + window_ms + ENGINE_MAX_MS, self._forgotten_ms)
 
 
 # --- readers of replies --------------------------------------------------------------------------------------------

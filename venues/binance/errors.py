@@ -68,6 +68,9 @@ UNKNOWN_CODES: Final = frozenset({-1000, -1001, -1006, -1007, -1008, -1016})
 KEY_CODES: Final = frozenset({-1002, -1022, -2014, -2015})
 # Statuses that say by themselves that the request was turned away at the door.
 REFUSING_STATUSES: Final = frozenset({400, 401, 403, 404, 405})
+# The documented families of codes: "general server or network issues", "request issues", and those of orders. What an
+# error of another family proves, nobody has said.
+FAMILIES: Final = (range(-1199, -999), range(-2099, -1999))
 
 # Texts of -1010, -1013, -2010, -2011 and of reject reasons -> our code. Compared in lower case, as a beginning.
 MESSAGES: Final = (
@@ -152,6 +155,6 @@ def _by_code(status: int, code: int, said: str) -> Verdict:
         return Retry(TEMPORARY_UNAVAILABLE, said)
     if status == 401:
         return KeyTrouble(said)
-    if status in REFUSING_STATUSES:
+    if status in REFUSING_STATUSES and (not code or any(code in family for family in FAMILIES)):
         return Refused(VENUE_REFUSED, said)
     return Unknown(said)

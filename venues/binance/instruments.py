@@ -29,37 +29,27 @@ from .codec_reports import exact
 GRID_DECIMALS_MAX: Final = 18
 GRID_UNITS_MAX: Final = 2**62 - 1
 STANDARD_FEE: Final = Decimal("0.001")  # maker and taker of an account without any discount
+EXIT_TYPES: Final = frozenset({"STOP_LOSS", "TAKE_PROFIT"})  # of an order list that sells at the market
 WARNINGS_MAX: Final = 1_000  # more are counted, not kept
-
-
-class Traits(Struct, frozen=True, kw_only=True):
-    """What a symbol allows beyond its grid and limits."""
-
-    order_types: frozenset[str] = frozenset()
-    amend: bool = False
-    cancel_replace: bool = False
-    oco: bool = False
-    oto: bool = False
-    trailing: bool = False
-    iceberg: bool = False
-    max_order_lists: int = 0  # open at once; 0: no limit
 
 
 class Listing(Struct, kw_only=True):
     """All that exchangeInfo says and that can be used here."""
 
     instruments: list[Instrument] = []
-    traits: dict[str, Traits] = {}  # by pair
+    left_out: dict[str, str] = {}  # pair -> why it cannot be traded here
+    notes: dict[str, list[str]] = {}  # pair -> warnings about one that can; "": about the exchange
     limits: tuple[RateLimit, ...] = ()
-    max_open_orders: int = 0  # of all symbols together; 0: no limit
-    max_stop_orders: int = 0
     server_time_ms: int = 0
-    warnings: list[str] = []
+    warnings: list[str] = []  # all of them
     warnings_left_out: int = 0
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, pair: str | None = None) -> None:
+        """`pair`: as in `notes`; None for what is kept elsewhere."""
         if len(self.warnings) < WARNINGS_MAX:
             self.warnings.append(text)
+            if pair is not None:
+                self.notes.setdefault(pair, []).append(text)
         else:
             self.warnings_left_out += 1
 
@@ -84,12 +74,12 @@ class _Symbol(Struct, rename="camel"):
     quote_commission_precision: int | None = None
     order_types: tuple[str, ...] = ()
     is_spot_trading_allowed: bool = True
-    amend_allowed: bool = False
-    cancel_replace_allowed: bool = False
     oco_allowed: bool = False
-    oto_allowed: bool = False
-    allow_trailing_stop: bool = False
-    iceberg_allowed: bool = False
+
+
+class _Assets(Struct, rename="camel"):
+    base_asset: str
+    quote_asset: str
 
 
 class _Name(Struct, rename="camel"):
@@ -165,15 +155,16 @@ _SHAPES: Final[dict[str, Any]] = {
     "MAX_NUM_ALGO_ORDERS": _MaxAlgoOrders,
     "MAX_NUM_ORDER_LISTS": _MaxOrderLists,
     "MAX_NUM_ORDER_AMENDS": _MaxAmends,
-    "EXCHANGE_MAX_NUM_ORDERS": _MaxOrders,
-    "EXCHANGE_MAX_NUM_ALGO_ORDERS": _MaxAlgoOrders,
 }
-# Known, and about what no order from here has: iceberg quantities, trailing stops, or lists over all symbols.
+# Known, and not compared with here: iceberg quantities and trailing stops, which no order from here has, and counts
+# over all symbols, which the exchange itself keeps.
 UNUSED_FILTERS: Final = frozenset(
     {
         "ICEBERG_PARTS",
         "MAX_NUM_ICEBERG_ORDERS",
         "TRAILING_DELTA",
+        "EXCHANGE_MAX_NUM_ORDERS",
+        "EXCHANGE_MAX_NUM_ALGO_ORDERS",
         "EXCHANGE_MAX_NUM_ICEBERG_ORDERS",
         "EXCHANGE_MAX_NUM_ORDER_LISTS",
     }
@@ -182,6 +173,7 @@ UNUSED_FILTERS: Final = frozenset(
 _read_info: Read[_Info] = reader("exchangeInfo", _Info)
 _read_limit: Read[RateLimit] = reader("a rate limit of exchangeInfo", RateLimit)
 _read_symbol: Read[_Symbol] = reader("a symbol of exchangeInfo", _Symbol)
+_read_assets: Read[_Assets] = reader("a symbol of exchangeInfo", _Assets)
 _read_name: Read[_Name] = reader("a filter", _Name)
 _READERS: Final[dict[str, Callable[[Raw], Any]]] = {name: reader(name, shape) for name, shape in _SHAPES.items()}
 Filters = dict[str, Any]
@@ -205,37 +197,47 @@ def read_exchange_info(
         try:
             limits.append(_read_limit(limit))
         except Nonsense as error:
-            listing.warn(str(error))
+            listing.warn(str(error), "")
     listing.limits = tuple(limits)
-    overall = _filters("the exchange", info.exchange_filters, listing)
-    if "EXCHANGE_MAX_NUM_ORDERS" in overall:
-        listing.max_open_orders = overall["EXCHANGE_MAX_NUM_ORDERS"].max_num_orders
-    if "EXCHANGE_MAX_NUM_ALGO_ORDERS" in overall:
-        listing.max_stop_orders = overall["EXCHANGE_MAX_NUM_ALGO_ORDERS"].max_num_algo_orders
+    _filters("the exchange", "", info.exchange_filters, listing)
+    taken: set[str] = set()
     for position, row in enumerate(info.symbols):
         try:
             symbol = _read_symbol(row)
         except Nonsense as error:
-            listing.warn(f"symbol number {position + 1} is left out: {error}")
+            _leave_out(f"symbol number {position + 1}", row, str(error), taken, listing)
             continue
         try:
-            _list(symbol, exchange, maker_fee, taker_fee, listing)
+            _list(symbol, exchange, maker_fee, taker_fee, taken, listing)
         except Nonsense as error:
-            listing.warn(f"{_shown(symbol.symbol)} is left out: {error}")
+            _leave_out(_shown(symbol.symbol), row, str(error), taken, listing)
     return listing
 
 
-def _list(symbol: _Symbol, exchange: str, maker_fee: Decimal, taker_fee: Decimal, listing: Listing) -> None:
-    """Add one symbol. Raises Nonsense where it cannot be traded here."""
+def _leave_out(whose: str, row: Raw, why: str, taken: set[str], listing: Listing) -> None:
+    listing.warn(f"{whose} is left out: {why}")
+    try:
+        assets = _read_assets(row)
+    except Nonsense:
+        return  # not even whose it is can be told; the warning says so
+    pair = f"{assets.base_asset}_{assets.quote_asset}"
+    if pair not in taken:
+        listing.left_out[pair] = why
+
+
+def _list(
+    symbol: _Symbol, exchange: str, maker_fee: Decimal, taker_fee: Decimal, taken: set[str], listing: Listing
+) -> None:
+    """Add one symbol, and its pair to those that are taken. Raises Nonsense where it cannot be traded here."""
     for asset in (symbol.base_asset, symbol.quote_asset):
         if not asset or "_" in asset or not asset.isprintable():
             raise Nonsense(f"{asset!r} cannot be part of the name of a pair")
     if not symbol.symbol or not symbol.symbol.isprintable():
         raise Nonsense("its name cannot be shown")
     pair = f"{symbol.base_asset}_{symbol.quote_asset}"
-    if pair in listing.traits:
+    if pair in taken:
         raise Nonsense(f"another symbol is {pair} already")
-    filters = _filters(_shown(symbol.symbol), symbol.filters, listing)
+    filters = _filters(_shown(symbol.symbol), pair, symbol.filters, listing)
     quote_decimals = symbol.quote_precision if symbol.quote_precision is not None else symbol.quote_asset_precision
     tick, prices = _price_grid(filters, quote_decimals)
     lot, quantities = _lot_grid(filters, symbol.base_asset_precision)
@@ -254,6 +256,7 @@ def _list(symbol: _Symbol, exchange: str, maker_fee: Decimal, taker_fee: Decimal
         base_decimals=symbol.base_asset_precision if base_fee is None else base_fee,
         quote_decimals=symbol.quote_asset_precision if quote_fee is None else quote_fee,
         trading=symbol.status == "TRADING" and symbol.is_spot_trading_allowed,
+        linked_exits=symbol.oco_allowed and set(symbol.order_types) >= EXIT_TYPES,
         **prices,
         **quantities,
         **_notional(filters),
@@ -261,24 +264,10 @@ def _list(symbol: _Symbol, exchange: str, maker_fee: Decimal, taker_fee: Decimal
         **_counts(filters),
     )
     listing.instruments.append(instrument)
-    listing.traits[pair] = _traits(symbol, filters)
+    taken.add(pair)
 
 
-def _traits(symbol: _Symbol, filters: Filters) -> Traits:
-    lists = filters.get("MAX_NUM_ORDER_LISTS")
-    return Traits(
-        order_types=frozenset(symbol.order_types),
-        amend=symbol.amend_allowed,
-        cancel_replace=symbol.cancel_replace_allowed,
-        oco=symbol.oco_allowed,
-        oto=symbol.oto_allowed,
-        trailing=symbol.allow_trailing_stop,
-        iceberg=symbol.iceberg_allowed,
-        max_order_lists=0 if lists is None else lists.max_num_order_lists,
-    )
-
-
-def _filters(whose: str, rows: list[Raw], listing: Listing) -> Filters:
+def _filters(whose: str, pair: str, rows: list[Raw], listing: Listing) -> Filters:
     """The filters that are used here, by name; the others are warned of, where they are not known."""
     filters: Filters = {}
     for row in rows:
@@ -288,7 +277,7 @@ def _filters(whose: str, rows: list[Raw], listing: Listing) -> Filters:
         if name in _READERS:
             filters[name] = _READERS[name](row)
         elif name not in UNUSED_FILTERS:
-            listing.warn(f"{whose} has an unknown filter {_shown(name)}: the exchange may refuse orders for it")
+            listing.warn(f"{whose} has an unknown filter {_shown(name)}: the exchange may refuse orders for it", pair)
     return filters
 
 
@@ -435,6 +424,8 @@ def _counts(filters: Filters) -> dict[str, Any]:
         counts["max_open_orders"] = filters["MAX_NUM_ORDERS"].max_num_orders
     if "MAX_NUM_ALGO_ORDERS" in filters:
         counts["max_stop_orders"] = filters["MAX_NUM_ALGO_ORDERS"].max_num_algo_orders
+    if "MAX_NUM_ORDER_LISTS" in filters:
+        counts["max_order_lists"] = filters["MAX_NUM_ORDER_LISTS"].max_num_order_lists
     if "MAX_NUM_ORDER_AMENDS" in filters:
         counts["max_amends"] = filters["MAX_NUM_ORDER_AMENDS"].max_num_order_amends
     if "MAX_POSITION" in filters:

@@ -15,14 +15,14 @@ A frame of a combined stream, as it comes ("WebSocket Streams" in binance-spot-a
 """
 
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol
-from urllib.parse import quote
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from ...core.kernel.clock import MS_NS, SECOND_NS, Clock, Timer
+from ...core.market.troubles import Troubles
 from ...core.model.errors import Nonsense, Refused, Unreachable
 from ...core.model.instruments import Instrument
 from ..client import VenueStatus
@@ -31,6 +31,7 @@ from ..rest import WEIGHT, Get, Rest
 from ..session import Connect, Link, Session
 from .codec import NotOurs, ServerShutdown, StreamReply, decode_stream_control
 from .endpoints import Endpoints
+from .listing_watch import EXCHANGE_INFO_WEIGHT, INVALID_SYMBOL, ListingWatch, exchange_info_path
 from .snapshots import Snapshots, snapshot_levels
 
 EXCHANGE: Final = "binance"
@@ -43,8 +44,6 @@ LOOK_NS: Final = 500 * MS_NS  # between looks at what is alive
 QUIET_NS: Final = SECOND_NS  # a connection without a frame for so long is asked for a sign of life, once as often
 ENVELOPE_MAX: Final = 120  # bytes before the data; the longest stream name is far shorter
 LATENCIES_KEPT: Final = 128
-EXCHANGE_INFO_WEIGHT: Final = 20
-INVALID_SYMBOL: Final = '"code":-1121,'
 
 _TRADE_ID: Final = b'"t":'
 _EVENT_MS: Final = re.compile(rb'"E":(\d{13})\b')
@@ -74,12 +73,13 @@ class Route:
 class Subscribing:
     """How far the subscriptions of one link are."""
 
-    __slots__ = ("awaited", "messages", "timer")
+    __slots__ = ("awaited", "messages", "snapshots", "timer")
 
-    def __init__(self, messages: Iterable[tuple[int, bytes]]) -> None:
+    def __init__(self, messages: Iterable[tuple[int, bytes]], snapshots: int) -> None:
         self.messages = deque(messages)  # not sent yet: (id, frame)
         self.awaited: set[int] = {number for number, _ in self.messages}  # not confirmed yet
         self.timer: Timer | None = None
+        self.snapshots = snapshots  # how many were asked for before
 
 
 class Shard:
@@ -111,10 +111,11 @@ class Shard:
         self._open_links += 1
         names = list(self._by_name)
         batches = [names[i : i + SUBSCRIBED_AT_ONCE] for i in range(0, len(names), SUBSCRIBED_AT_ONCE)]
-        link.data = Subscribing(
+        messages = (
             (number, msgspec.json.encode({"method": "SUBSCRIBE", "params": batch, "id": number}))
             for number, batch in enumerate(batches, 1)
         )
+        link.data = Subscribing(messages, self.market.snapshots.requests)
         self._subscribe(link)
 
     def on_link_frame(self, link: Link, raw: bytes) -> None:
@@ -209,13 +210,13 @@ class Shard:
                 first = self.session.link is None
                 self.session.promote(link)
                 if first:
-                    self._ask_for_the_rest(link)
+                    self._ask_for_the_rest(subscribing.snapshots)
 
-    def _ask_for_the_rest(self, link: Link) -> None:
+    def _ask_for_the_rest(self, asked_before: int) -> None:
         """Snapshots of the pairs on which nothing happened yet: for the others, the first diff made the book ask."""
         snapshots = self.market.snapshots
         for pair in self.pairs:
-            if not snapshots.asked_since(pair, link.opened_ns):
+            if not snapshots.asked_since(pair, asked_before):
                 snapshots.want(pair)
 
 
@@ -238,18 +239,24 @@ class BinanceMarket:
         on_trouble: Callable[[str], None],
         budgets: Budgets | None = None,
         connects: ConnectBudget | None = None,
+        now_ns: Callable[[], int] | None = None,
+        on_trading: Callable[[str, bool], None] | None = None,
         streams: Sequence[str] = STREAMS,
         levels_max: int = LEVELS_MAX,
         max_age_ns: int | None = None,
     ) -> None:
-        """`get` asks the REST host (`Rest.get`); budgets are those of the address, shared with the order side."""
+        """`get` asks the REST host (`Rest.get`); budgets are those of the address, shared with the order side, and
+        count by `now_ns`, the venue's time (`clock`'s where nobody knows better). `on_trading` hears of pairs whose
+        trading stops or goes on; without it nobody looks.
+        """
         self.clock = clock
+        self.now_ns = now_ns if now_ns is not None else clock.now_ns
         self.books = books
         self.streams = tuple(streams)
         self.on_trouble = on_trouble
         self.budgets = budgets if budgets is not None else binance_budgets()
         self.repeated_trades = 0
-        self.troubles: Counter[str] = Counter()
+        self.troubles: Troubles[str] = Troubles()
         self._connects = connects if connects is not None else ConnectBudget()
         self._connect = connect
         self._jitter = jitter
@@ -257,7 +264,8 @@ class BinanceMarket:
         self._session_options = {} if max_age_ns is None else {"max_age_ns": max_age_ns}
         self.latencies: deque[int] = deque(maxlen=LATENCIES_KEPT)  # one of each shard at each look
         self._timer: Timer | None = None
-        symbols = {i.pair: i.symbol for i in instruments if i.exchange == EXCHANGE}
+        followed = [i for i in instruments if i.exchange == EXCHANGE]
+        symbols = {i.pair: i.symbol for i in followed}
         self.snapshots = Snapshots(
             clock,
             get,
@@ -266,10 +274,16 @@ class BinanceMarket:
             levels=snapshot_levels(len(symbols), levels_max),
             deliver=self._deliver,
             jitter=jitter,
-            on_trouble=lambda what: on_trouble(f"{EXCHANGE}: {what}"),
+            on_trouble=self._tell,
+            now_ns=self.now_ns,
         )
+        told: dict[str, Any] = {"on_trading": on_trading, "on_trouble": self._tell, "now_ns": self.now_ns}
+        self.listing = ListingWatch(clock, get, self.budgets, followed, **told) if on_trading is not None else None
         self.shards = self._shards(symbols)
         self._shard_of = {pair: shard for shard in self.shards for pair in shard.pairs}
+
+    def _tell(self, what: str) -> None:
+        self.on_trouble(f"{EXCHANGE}: {what}")
 
     def _shards(self, symbols: Mapping[str, str]) -> list[Shard]:
         """As few as the limit allows, of even size."""
@@ -299,8 +313,12 @@ class BinanceMarket:
         for shard in self.shards:
             shard.session.start()
         self._timer = self.clock.call_in(LOOK_NS, self._look)
+        if self.listing is not None:
+            self.listing.start()
 
     def stop(self) -> None:
+        if self.listing is not None:
+            self.listing.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -319,22 +337,25 @@ class BinanceMarket:
     def status(self) -> VenueStatus:
         statuses = [shard.session.status() for shard in self.shards]
         up = sum(status.connected for status in statuses)
-        now_ns = self.clock.now_ns()
+        now_ns, latency_ns = self.now_ns(), self.latency_ns
         return VenueStatus(
             status="connected" if up == len(statuses) else "stale" if up else "disconnected",
             last_ping_ms=max((status.last_sign_ns for status in statuses), default=0) // MS_NS or None,
             rate_limit_remaining=self.budgets.remaining(WEIGHT, now_ns),
             rate_limit_reset_ms=self.budgets.reset_ns(WEIGHT, now_ns) // MS_NS,
             reason=next((status.reason for status in statuses if not status.connected), ""),
+            latency_ms=None if latency_ns is None else latency_ns / MS_NS,
         )
 
     @property
     def latency_ns(self) -> int | None:
-        """Median of late from the venue's clock at the event to ours at the frame; None before the first.
+        """Median of late from the event to its frame here; None before the first.
 
-        Includes what the two clocks differ by: it may be negative.
+        Includes what the estimate of the venue's clock is off by: it may be negative.
         """
-        return sorted(self.latencies)[len(self.latencies) // 2] if self.latencies else None
+        if not self.latencies:
+            return None
+        return sorted(self.latencies)[len(self.latencies) // 2] + self.now_ns() - self.clock.now_ns()
 
     # --- for the shards
 
@@ -343,11 +364,7 @@ class BinanceMarket:
         self.books.lost(EXCHANGE, shard.pairs)
 
     def nonsense(self, what: str) -> None:
-        """Count it, and say so the 1st, 10th, 100th, ... time."""
-        kind = what.partition(":")[0]
-        self.troubles[kind] = count = self.troubles[kind] + 1
-        if str(count).strip("0") == "1":
-            self.on_trouble(f"{EXCHANGE} market data: {what}" + (f" ({count} times)" if count > 1 else ""))
+        self.troubles.note(what.partition(":")[0], f"{EXCHANGE} market data: {what}", self.on_trouble)
 
     def _deliver(self, pair: str, body: bytes) -> None:
         self.books.frame(EXCHANGE, pair, body, self.clock.now_ns())
@@ -360,7 +377,7 @@ class BinanceMarket:
             link = shard.session.link
             if link is None:
                 continue
-            if now_ns - link.last_sign_ns > QUIET_NS:
+            if not 0 <= now_ns - link.last_sign_ns <= QUIET_NS:  # below 0: the clock was set back
                 link.ping()
             self.books.alive(EXCHANGE, link.last_sign_ns, shard.pairs)
             shard.measure = True
@@ -373,10 +390,9 @@ async def fetch_exchange_info(rest: Rest, symbols: Iterable[str] | None = None) 
     for, and the caller sees which are missing.
     """
     names = sorted(symbols) if symbols is not None else []
-    query = "?symbols=" + quote(msgspec.json.encode(names).decode()) if names else ""
-    rest.budgets.take(WEIGHT, EXCHANGE_INFO_WEIGHT, rest.clock.now_ns())
+    rest.budgets.take(WEIGHT, EXCHANGE_INFO_WEIGHT, rest.now_ns())
     try:
-        return await rest.fetch("/api/v3/exchangeInfo" + query, EXCHANGE_INFO_WEIGHT)
+        return await rest.fetch(exchange_info_path(names), EXCHANGE_INFO_WEIGHT)
     except Refused as error:
         if names and INVALID_SYMBOL in str(error):
             return await fetch_exchange_info(rest)

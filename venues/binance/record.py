@@ -249,7 +249,7 @@ async def record(
     """The exit code. Raises Unreachable, Refused, Nonsense (no instruments) and SettingsError (the pairs, the file)."""
     loop = asyncio.get_running_loop()
     clock = SystemClock(loop, time.time_ns)
-    rest = Rest(clock, endpoints.rest, binance_budgets())
+    rest = Rest(clock, endpoints.rest, binance_budgets(), on_trouble=say)
     try:
         instruments = await _instruments(rest, pairs)
         recorder = Recorder(

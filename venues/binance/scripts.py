@@ -1,11 +1,10 @@
 """What is asked of the venue beside orders: the time, signing on, what became of an order, balances, fees.
 
-Always true here: an order is said not to have been taken only when its frame can no longer be on its way. That is so
-once a question, whose own timestamp the venue accepted, finds no such order and is younger than the order's frame by
-more than the receive window and by what the venue tolerates of clocks that are ahead.
+Always true here: a script tells what the venue has answered and no more: that it knows no such order comes with the
+timestamp of the question, and `questions.py` decides what that proves.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final
@@ -15,7 +14,7 @@ import msgspec
 from ...core.kernel.clock import MS_NS, Clock
 from ...core.model.errors import Unreachable
 from ...core.model.exact import ZERO
-from ...core.model.messages import BalancesReported, VenueEnded
+from ...core.model.messages import AskAtVenue, BalancesReported, VenueEnded
 from .codec import Reply
 from .codec_replies import (
     Account,
@@ -24,12 +23,13 @@ from .codec_replies import (
     read_account,
     read_commission,
     read_order,
+    read_orders,
     read_session,
     read_subscription,
     read_time,
     read_trades,
 )
-from .codec_reports import balances, exact, known
+from .codec_reports import balances, differs, exact, known
 from .codec_requests import TRADES_MAX, Requests, Terms
 from .errors import NotThere, Refused, classify_fault
 from .instruments import with_fees
@@ -39,7 +39,17 @@ CLOCK_SAMPLES: Final = 3
 AHEAD_MS: Final = 1_000  # how far ahead of the venue's clock a timestamp may be
 READS_MAX: Final = 3  # of an order that trades while it is looked at
 PAGES_MAX: Final = 50  # of TRADES_MAX trades each
-WEIGHTS: Final = {"time": 1, "logon": 2, "subscribe": 2, "status": 4, "trades": 5, "account": 20, "commission": 20}
+WEIGHTS: Final = {
+    "time": 1,
+    "logon": 2,
+    "subscribe": 2,
+    "status": 4,
+    "trades": 5,
+    "open": 6,
+    "open of all": 80,
+    "account": 20,
+    "commission": 20,
+}
 
 
 # --- time ----------------------------------------------------------------------------------------------------------
@@ -125,52 +135,82 @@ def _commission(requests: Requests, terms: Terms, number: int, timestamp_ms: int
 # --- orders --------------------------------------------------------------------------------------------------------
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """An order that is asked about."""
+
+    client_id: str  # that it was sent with
+    terms: Terms
+    order_id: int | None  # the venue's; None: it is asked for by our id
+    asked: AskAtVenue | None = None  # what it must be to be ours; None: the core compares
+
+
 class Found(msgspec.Struct, frozen=True):
     """What a question about an order found: `taken` as `QueryAnswer` has it, after `messages`."""
 
     taken: bool | None
     messages: tuple[Any, ...] = ()
+    order: KnownOrder | None = None
+    not_ours: str = ""  # what stands there under our id is another order: how it differs
+    missed_ms: int = 0  # there is no such order: the timestamp of the question, which the venue took
 
 
-def query_order(
-    requests: Requests, terms: Terms, venue: str, client_id: str, asked_by: str, sent_ms: Callable[[], int]
-) -> Script[Found]:
-    """What became of the order `client_id`, which the venue knows as `asked_by`; `sent_ms` tells the latest timestamp
-    that its frame may bear."""
+def query_order(requests: Requests, wanted: Wanted, venue: str) -> Script[Found]:
+    """What became of an order."""
     for _ in range(READS_MAX):
         asked_ms = 0
 
         def encode(number: int, timestamp_ms: int) -> bytes:
             nonlocal asked_ms
             asked_ms = timestamp_ms
-            return requests.order_status(number, asked_by, terms, timestamp_ms)
+            if wanted.order_id is not None:
+                return requests.order_status_by_id(number, wanted.order_id, wanted.terms, timestamp_ms)
+            return requests.order_status(number, wanted.client_id, wanted.terms, timestamp_ms)
 
         reply = yield Ask(encode, WEIGHTS["status"])
         if reply.error is not None:
-            proven = asked_ms > sent_ms() + requests.recv_window_ms + AHEAD_MS
-            return _not_found(reply, venue, client_id, proven, asked_ms)
+            return _not_found(reply, venue, wanted.client_id, asked_ms)
         order: KnownOrder = read_order(reply.result)
         executed = exact("the executed quantity", order.executed_qty)
         trades: list[AccountTrade] = []
         if executed:
-            trades = yield from _trades(requests, terms, order.order_id)
+            trades = yield from _trades(requests, wanted.terms, order.order_id)
         if sum((exact("a quantity", trade.qty) for trade in trades), ZERO) == executed:
-            return Found(True, tuple(known(order, trades, terms.instrument, venue, client_id)))
+            return found(order, trades, wanted, venue)
         # It traded between the two questions, or the venue lists its trades later than it counts them.
-    raise Unreachable(f"the venue does not list all trades of {client_id} yet")
+    raise Unreachable(f"the venue does not list all trades of {wanted.client_id} yet")
 
 
-def _not_found(reply: Reply, venue: str, client_id: str, proven: bool, asked_ms: int) -> Found:
+def found(order: KnownOrder, trades: Sequence[AccountTrade], wanted: Wanted, venue: str) -> Found:
+    """An order that the venue has, with all of its trades. Raises Nonsense."""
+    instrument = wanted.terms.instrument
+    if wanted.asked is not None and (how := differs(order, wanted.asked, instrument)):
+        return Found(None, not_ours=how)
+    return Found(True, tuple(known(order, trades, instrument, venue, wanted.client_id)), order)
+
+
+def _not_found(reply: Reply, venue: str, client_id: str, asked_ms: int) -> Found:
     assert reply.error is not None
     verdict = classify_fault(reply.status, reply.error, "query")
     if isinstance(verdict, NotThere):
-        return Found(False if proven else None)
+        return Found(None, missed_ms=asked_ms)
     if isinstance(verdict, Refused) and verdict.code == "ORDER_ARCHIVED":
         ended = VenueEnded(
             venue=venue, client_id=client_id, kind="expired", reason=verdict.reason, timestamp_ns=asked_ms * MS_NS
         )
         return Found(True, (ended,))
     raise Declined(verdict)
+
+
+def list_open(requests: Requests, terms: Terms | None) -> Script[tuple[KnownOrder, ...]]:
+    """All open orders of a symbol, or of the account."""
+    weight = WEIGHTS["open of all" if terms is None else "open"]
+    reply = yield Ask(partial(_open_orders, requests, terms), weight)
+    orders: tuple[KnownOrder, ...] = read_orders(granted(reply, "query"))
+    return orders
+
+
+def _open_orders(requests: Requests, terms: Terms | None, number: int, timestamp_ms: int) -> bytes:
+    return requests.open_orders(number, timestamp_ms, terms)
 
 
 def _trades(requests: Requests, terms: Terms, order_id: int) -> Script[list[AccountTrade]]:

@@ -1,14 +1,12 @@
 """Signatures of requests: HMAC-SHA256 in hex, or Ed25519 in base64.
 
 Always true here: a secret is never part of a repr, an error or a log line. Source: "Request security" of
-web-socket-api.md, "SIGNED endpoint security" of rest-api.md in binance-spot-api-docs.
+web-socket-api.md in binance-spot-api-docs.
 
 WebSocket payload: every parameter but `signature`, sorted by name, `name=value` joined by `&`, raw UTF-8, nothing
 percent-encoded, booleans in lower case:
 
     apiKey=vmPU...&price=52000.00&quantity=0.01000000&recvWindow=100&side=SELL&symbol=BTCUSDT&timestamp=1645423376532&...
-
-REST payload: query and body as they are sent, percent-encoded before they are signed.
 """
 
 import base64
@@ -18,7 +16,6 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -82,17 +79,6 @@ def shown(api_key: str) -> str:
 def ws_payload(params: Mapping[str, Param]) -> bytes:
     """What is signed of a WebSocket API request; `signature` must not be among the parameters."""
     return "&".join(f"{name}={_text(params[name])}" for name in sorted(params)).encode()
-
-
-def rest_query(params: Mapping[str, Param]) -> str:
-    """Parameters percent-encoded in their order: at once what is signed and what is sent."""
-    return "&".join(f"{name}={quote(_text(value), safe='')}" for name, value in params.items())
-
-
-def signed_query(signer: Signer, params: Mapping[str, Param]) -> str:
-    """A complete REST query string with its signature at the end."""
-    query = rest_query(params)
-    return f"{query}&signature={quote(signer.sign(query.encode()), safe='')}"
 
 
 def _text(value: Param) -> str:

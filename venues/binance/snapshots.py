@@ -34,13 +34,14 @@ def snapshot_levels(pairs: int, levels_max: int, weight_limit: int = 6_000) -> i
 class Asked:
     """What is known of the requests for one pair."""
 
-    __slots__ = ("flying", "generation", "last_ns", "pause_ns", "timer", "waiting")
+    __slots__ = ("flying", "generation", "last_ns", "number", "pause_ns", "timer", "waiting")
 
     def __init__(self) -> None:
         self.waiting = False  # in the queue
         self.flying = False
         self.generation = 0  # answers to earlier ones do not count
-        self.last_ns = 0
+        self.number = 0  # of the last request, among all
+        self.last_ns = 0  # when that was made
         self.pause_ns = 0
         self.timer: Timer | None = None  # until it may join the queue
 
@@ -59,8 +60,10 @@ class Snapshots:
         deliver: Callable[[str, bytes], None],
         jitter: Callable[[], float],
         on_trouble: Callable[[str], None],
+        now_ns: Callable[[], int],
     ) -> None:
-        """`symbols` names the venue's symbol of each pair; `levels` is a key of DEPTH_WEIGHTS."""
+        """`symbols` names the venue's symbol of each pair; `levels` is a key of DEPTH_WEIGHTS; `now_ns` is the venue's
+        time, by which the budgets count."""
         self.clock = clock
         self.levels = levels
         self.requests = 0
@@ -71,6 +74,7 @@ class Snapshots:
         self._deliver = deliver
         self._jitter = jitter
         self._on_trouble = on_trouble
+        self._now_ns = now_ns
         self._asked: dict[str, Asked] = {}
         self._queue: dict[str, Asked] = {}  # in the order of asking
         self._flying = 0
@@ -81,19 +85,19 @@ class Snapshots:
         asked = self._asked.setdefault(pair, Asked())
         if asked.flying or asked.waiting or asked.timer is not None:
             return
-        now_ns = self.clock.now_ns()
-        if now_ns - asked.last_ns > CALM_NS + asked.pause_ns:
+        since_ns = max(0, self.clock.now_ns() - asked.last_ns)  # a clock that was set back prolongs no pause
+        if since_ns > CALM_NS + asked.pause_ns:
             asked.pause_ns = 0
-        wait_ns = asked.last_ns + asked.pause_ns - now_ns
-        if asked.pause_ns and wait_ns > 0:
+        wait_ns = asked.pause_ns - since_ns
+        if wait_ns > 0:
             asked.timer = self.clock.call_in(wait_ns, self._queue_up, pair, asked)
         else:
             self._queue_up(pair, asked)
 
-    def asked_since(self, pair: str, time_ns: int) -> bool:
-        """Whether a request was made, or waits to be, since a time; one that failed is made again by itself."""
+    def asked_since(self, pair: str, requests: int) -> bool:
+        """Whether a request was made, or waits to be, after so many of all; one that failed is made again by itself."""
         asked = self._asked.get(pair)
-        return asked is not None and (asked.waiting or asked.timer is not None or asked.last_ns >= time_ns)
+        return asked is not None and (asked.waiting or asked.timer is not None or asked.number > requests)
 
     def drop(self, pairs: Iterable[str]) -> None:
         """Nobody waits for these any more, and what is on its way does not count."""
@@ -124,7 +128,7 @@ class Snapshots:
     def _pump(self) -> None:
         weight = DEPTH_WEIGHTS[self.levels]
         while self._queue and self._flying < AT_ONCE and self._timer is None:
-            wait_ns = self._budgets.take(WEIGHT, weight, self.clock.now_ns())
+            wait_ns = self._budgets.take(WEIGHT, weight, self._now_ns())
             if wait_ns:
                 self._timer = self.clock.call_in(wait_ns, self._go_on)
                 return
@@ -141,19 +145,22 @@ class Snapshots:
         asked.pause_ns = min(PAUSE_MAX_NS, 2 * asked.pause_ns or PAUSE_MIN_NS)
         self._flying += 1
         self.requests += 1
+        asked.number = self.requests
         generation = asked.generation
         path = f"/api/v3/depth?symbol={quote(self._symbols[pair])}&limit={self.levels}"
         self._get(path, weight, lambda answer: self._answered(pair, asked, generation, answer))
 
     def _answered(self, pair: str, asked: Asked, generation: int, answer: bytes | VenueError) -> None:
         self._flying -= 1
-        if generation == asked.generation:
-            asked.flying = False
-            if isinstance(answer, bytes):
-                self._deliver(pair, answer)
-            else:
-                self._failed(pair, asked, answer)
-        self._pump()
+        try:
+            if generation == asked.generation:
+                asked.flying = False
+                if isinstance(answer, bytes):
+                    self._deliver(pair, answer)
+                else:
+                    self._failed(pair, asked, answer)
+        finally:  # one book that breaks must not keep the others waiting
+            self._pump()
 
     def _failed(self, pair: str, asked: Asked, error: VenueError) -> None:
         """Asked again by itself, after the pause, more or less."""

@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from ..exchange.records import ExchangeError
+
+# What decoding says of text that is no JSON, or JSON nested deeper than anything that means something.
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 UNAUTHORIZED = 401
 CONFLICT = 409

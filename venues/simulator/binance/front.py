@@ -6,6 +6,7 @@ Always true here:
 - Every wait and every buffer has a bound: a request that does not arrive in time, is too long or is not HTTP ends the
   connection, with 400, 408, 413 or 431 where there is somebody to tell.
 - Requests of a connection are answered in the order in which they came; the next is read when the last is answered.
+- A refusal is the last answer of a connection: of what came with it or after it nothing is carried out.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ class Front(asyncio.Protocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        if self.transport is None:
+        if self.transport is None or self.transport.is_closing():  # refused on the way, or the last was to be the last
             return
         path, _, query = self._url.partition(b"?")
         request = HttpRequest(
@@ -270,7 +271,7 @@ class Front(asyncio.Protocol):
     def reply(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """The answer to the request that came first of those unanswered. Headers without Content-Length."""
         request, self._answering = self._answering, None
-        if self.transport is None or request is None:
+        if self.transport is None or request is None or self.transport.is_closing():
             return
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
         keep = "" if request.keep_alive else "Connection: close\r\n"
@@ -290,6 +291,7 @@ class Front(asyncio.Protocol):
     def refuse(self, status: int) -> None:
         """An answer to what is no proper request, and the end of the connection."""
         if self.transport is not None and not self.transport.is_closing():
+            self._waiting.clear()
             self.transport.write(STATUS_LINES[status] + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
             self.transport.close()
 

@@ -171,7 +171,7 @@ def words(params: Params, name: str) -> list[str] | None:
         return [text]
     try:
         return msgspec.json.decode(text, type=list[str])
-    except msgspec.DecodeError:
+    except errors.NOT_JSON:
         raise errors.bad_json_parameter(name) from None
 
 

@@ -44,9 +44,11 @@ class RestApi:
         body: bytes,
         headers: Mapping[str, str],
         ip: str = "127.0.0.1",
+        came_us: int | None = None,
     ) -> Answer:
-        """Carry out one request. Names of `headers` are in lower case."""
+        """Carry out one request. Names of `headers` are in lower case. `came_us` is when it came, if not now."""
         now_us = self.api.now_ns() // 1000
+        came_us = now_us if came_us is None else came_us
         limits, address, now_ms = self.api.limits, self.api.limits.address(ip), now_us // 1000
         methods = BY_PATH.get(path)
         found = methods.get(method) if methods is not None else None
@@ -62,7 +64,7 @@ class RestApi:
             limits.admit(address, weight, now_ms)
             signed = found.security not in (NONE, USER_STREAM)
             check_names(found, params, GENERIC if signed else NO_NAMES)
-            key = self._sender(found, params, query, body, headers, ip, now_us) if signed else None
+            key = self._sender(found, params, query, body, headers, ip, came_us) if signed else None
             call = Call(self.api, params, now_us, _scale(headers), ip, key)
             status, document = 200, perform(found, call)
             if found.free:
@@ -84,12 +86,12 @@ class RestApi:
         body: bytes,
         headers: Mapping[str, str],
         ip: str,
-        now_us: int,
+        came_us: int,
     ) -> Key:
         """Whose request it is; ApiError unless it is signed, fresh and permitted."""
         api_key = headers.get("x-mbx-apikey", "")
         auth.check_format(api_key)
-        key = signer(self.api, params, api_key, ip, now_us)
+        key = signer(self.api, params, api_key, ip, came_us)
         payload, signature = auth.rest_payload(query, body)
         if not auth.verify(key, payload, signature or ""):
             raise errors.bad_signature()

@@ -23,6 +23,7 @@ from ..exchange.records import PublicTrade, Trade
 from ..exchange.tape import Tape
 from . import stream_events
 from .beat import Beat
+from .errors import NOT_JSON
 from .stream_events import Aggregate, Changes, LevelTexts
 from .stream_klines import candle, kline, kline_stream, running
 
@@ -365,7 +366,7 @@ class Streams:
         """Carries out SUBSCRIBE and its kind; returns the reply."""
         try:
             message = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             return _error(None, 3, f"Invalid JSON: {_where(raw)}")
         problem, method, params, number = _read(message, raw)
         if problem:
@@ -442,6 +443,8 @@ def _read(message: Any, raw: bytes) -> tuple[str, str, list[Any], Any]:
     method, params = message.get("method"), message.get("params")
     if method is None:
         return f"missing field `method` {end}", "", [], number
+    if not isinstance(method, str):
+        return f"invalid type: expected a string as `method` {end}", "", [], number
     if method not in METHODS:
         names = ", ".join(f"`{name}`" for name in METHODS)
         return f"unknown variant `{method}`, expected one of {names} {end}", "", [], number

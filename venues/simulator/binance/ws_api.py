@@ -53,12 +53,6 @@ class Request(msgspec.Struct):
     params: dict[str, Any] | None = None
 
 
-class Named(msgspec.Struct):
-    """What can still be read of a frame that is no request."""
-
-    id: Any = None
-
-
 # Floats stay the text they were sent as: that is what was signed, and money is no float.
 _decode = msgspec.json.Decoder(Request, float_hook=str).decode
 _encode = msgspec.json.Encoder().encode
@@ -94,20 +88,20 @@ class WsApiSession:
         self.key = None
         self.authorized_us = 0
 
-    def receive(self, raw: bytes) -> list[bytes]:
-        """Carry out one text frame; the frames to send back, in order."""
+    def receive(self, raw: bytes, came_us: int | None = None) -> list[bytes]:
+        """Carry out one text frame; the frames to send back, in order. `came_us` is when it came, if not now."""
         try:
             request = _decode(raw)
-        except msgspec.DecodeError:
+            sent = request.params or {}
+            params = {name: value if type(value) is str else text_of(value) for name, value in sent.items()}
+        except errors.NOT_JSON:
             return [self._refuse_frame(raw)]
-        method = BY_NAME.get(request.method)
-        sent = request.params
-        params = {name: value if type(value) is str else text_of(value) for name, value in sent.items()} if sent else {}
         now_us = self.api.now_ns() // 1000
-        return [self._answer(request.id, method, params, now_us)]
+        came_us = now_us if came_us is None else came_us
+        return [self._answer(request.id, BY_NAME.get(request.method), params, now_us, came_us)]
 
     def _answer(
-        self, request_id: int | str | None, method: Method | None, params: dict[str, str], now_us: int
+        self, request_id: int | str | None, method: Method | None, params: dict[str, str], now_us: int, came_us: int
     ) -> bytes:
         api, address, now_ms = self.api, self._address, now_us // 1000
         show, account, weight = self.return_rate_limits, None, 1
@@ -122,7 +116,7 @@ class WsApiSession:
                 show = boolean(params, "returnRateLimits") is True
             signed = method.security not in (NONE, USER_STREAM)
             check_names(method, params, SIGNED_GENERIC if signed else UNSIGNED_GENERIC)
-            key = self._sender(method, params, now_us) if signed else None
+            key = self._sender(method, params, came_us) if signed else None
             call = Call(api, params, now_us, self.scale, self.ip, key, self)
             if method.orders:
                 account = call.account
@@ -143,16 +137,16 @@ class WsApiSession:
             return head + body + b',"rateLimits":' + api.limits.encoded(address, account, now_ms) + b"}"
         return head + body + b"}"
 
-    def _sender(self, method: Method, params: dict[str, str], now_us: int) -> Key:
+    def _sender(self, method: Method, params: dict[str, str], came_us: int) -> Key:
         """Whose request it is; ApiError unless it is signed, fresh and permitted."""
         own = self.key
         if own is not None and "signature" not in params and params.get("apiKey", own.api_key) == own.api_key:
             if not own.allows(self.ip):
                 raise errors.SessionRevoked()
-            auth.check_fresh(params, now_us)
+            auth.check_fresh(params, came_us)
             key = own
         else:
-            key = signer(self.api, params, params.get("apiKey") or (own.api_key if own else ""), self.ip, now_us)
+            key = signer(self.api, params, params.get("apiKey") or (own.api_key if own else ""), self.ip, came_us)
             if not auth.verify(key, auth.ws_payload(params), params["signature"]):
                 raise errors.bad_signature()
         if method.security == TRADE and not key.trade:
@@ -174,7 +168,7 @@ class WsApiSession:
             self.api.limits.charge(self._address, 1, now_ms)
         except errors.RateLimited as limited:
             error = limited
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except errors.NOT_JSON:
             self.api.limits.charge(self._address, 1, now_ms)
         return b'{"id":' + _encode(request_id) + _failed(error) + b"}"
 
