@@ -246,7 +246,8 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
     )),
     ("State", (
         Setting("DURABILITY", "ahead", choice("ahead", "behind"),
-                "ahead: nothing leaves before it is committed; behind: venue frames leave at once."),
+                "ahead: nothing leaves before it is committed; behind: venue frames leave at once, and after a crash "
+                "the exchange may hold an order that nobody here knows of."),
         Setting("APPENDFSYNC", "everysec", choice("everysec", "always", "no"),
                 "When the embedded Redis forces its file to disk: everysec, always or no."),
         Setting("REDIS_URL", "embedded", redis_url,

@@ -1,4 +1,4 @@
-"""Our Binance venue against the local exchange in virtual time: no sockets, no sleeps, and what was sent is looked at."""
+"""Our Binance venue against the local exchange in virtual time: no sockets, no sleeps; what was sent is looked at."""
 
 from __future__ import annotations
 

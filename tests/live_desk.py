@@ -411,7 +411,7 @@ class LiveDesk:
 
     def ours(self, order: TheirOrder) -> str:
         """The id of our order that an order at the exchange is an attempt of; empty where it is none."""
-        return self.node.ids.order_of(self.named(order)) or ""
+        return order_id_of(self.named(order), self.settings.node_id)
 
     def attempts(self, order: Order) -> list[int]:
         """Which attempts of an order the exchange has taken."""
@@ -460,6 +460,13 @@ class LiveDesk:
     def check(self) -> None:
         """After `heal`: the exchange's books, the node's, and what must always be true are one."""
         check(self)
+
+
+def order_id_of(client_id: str, node: str) -> str:
+    """The id of the order that a node's venue client id was made for, by whichever process; empty for others' ids."""
+    own, _, rest = client_id.partition(f"tbx-{node}-")
+    day, number = rest[:6], rest[6:].partition("-")[0]
+    return f"ORD_20{day}_{int(number, 36):06d}" if not own and number else ""
 
 
 def text(amount_units: int) -> str:

@@ -65,6 +65,10 @@ class Transport:
         if not self.closed:
             self.socket.send(bytes(frame))
 
+    def send_reuse_external_bytearray(self, kind: object, room: bytearray, offset: int) -> None:
+        """What picows has for large frames: `room` begins with space for the frame's head."""
+        self.send(kind, bytes(room[offset:]))
+
     def send_ping(self, payload: bytes) -> None:
         if not self.closed:
             self.socket.down(self.socket.pinged, payload)

@@ -20,10 +20,10 @@ import httpx
 from binance_common.configuration import ConfigurationRestAPI
 from binance_sdk_spot.rest_api import SpotRestAPI
 
-from tbx.core.model.ids import Ids
 from tbx.core.setting_values import key_digest
 
 from .exchange_process import ExchangeProcess
+from .live_desk import order_id_of
 from .service_process import ServiceProcess
 
 API_KEY = "tbx_a_key_of_the_tests"
@@ -54,7 +54,6 @@ class Live:
             "MAX_POSITION_SIZE": "1",
             "NODE_ID": "hmac" if hmac else "main",
         }
-        self.ids = Ids(settings["NODE_ID"])
         keys = exchange.accounts[0]["hmac" if hmac else "ed25519"]
         if hmac:
             settings["BINANCE_API_SECRET"] = keys["secretKey"]
@@ -146,7 +145,7 @@ class Live:
         orders: dict[str, tuple[Decimal, bool]] = {}
         ids, ours = [], {key: order for key, order in self._ours().items() if key not in self.seen}
         for order in ours.values():
-            name = self.ids.order_of(order.client_order_id) or order.client_order_id
+            name = order_id_of(order.client_order_id, self.service.settings["NODE_ID"])
             traded, is_open = orders.get(name, (Decimal(0), False))
             still = order.status in ("NEW", "PARTIALLY_FILLED")
             assert not (is_open and still), f"{name} is there twice"

@@ -204,6 +204,21 @@ def test_a_talk_waits_for_its_budget() -> None:
     assert line.frames == [b"one"]
 
 
+def test_a_talk_whose_budget_always_needs_a_moment_does_not_spin() -> None:
+    line = HandLine()
+    tries = 0
+
+    def ask(ask: Ask, done: Callable[[Reply | None, str], None]) -> int:
+        nonlocal tries
+        tries += 1
+        return 1
+
+    line.ask = ask  # type: ignore[method-assign]
+    Talks(line).begin(two_questions(), lambda value, error: None)
+    line.clock.advance(SECOND_NS)
+    assert tries <= 21
+
+
 # --- scripts
 
 REQUESTS = Requests(HmacSigner("k" * 64, "s" * 64))

@@ -1,4 +1,4 @@
-"""What became of an order, asked of the exchange: what its answers prove, and that nobody else's order is taken for ours."""
+"""What became of an order: what the exchange's answers prove, and that nobody else's order is taken for ours."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .binance_virtual import VirtualDesk
 from .exchange_fixtures import fill_book
 
 
-def stranger(desk: VirtualDesk, client_id: str, side: str = "BUY", quantity: str = "0.01", price: int = 50_000) -> Order:
+def stranger(
+    desk: VirtualDesk, client_id: str, side: str = "BUY", quantity: str = "0.01", price: int = 50_000
+) -> Order:
     """Somebody else's limit order with our account, under whatever client id."""
-    new = NewOrder(
-        "BTCUSDT", side, "LIMIT", "GTC", units(quantity), price=units(str(price)), client_order_id=client_id
-    )
+    new = NewOrder("BTCUSDT", side, "LIMIT", "GTC", units(quantity), price=units(str(price)), client_order_id=client_id)
     return desk.exchange.exchange.place(desk.exchange.accounts[0].name, new).order
 
 
@@ -141,6 +141,19 @@ def test_one_miss_proves_nothing_and_two_at_a_time_do_not_either() -> None:
     assert desk.ask("tbx-1", 100) == [False]
 
 
+def test_a_miss_counts_no_more_when_its_frame_may_be_newer_after_all() -> None:
+    desk = VirtualDesk()
+    desk.pass_ms(60_000)
+    assert desk.ask("tbx-1") == [None]
+    desk.network.cut()
+    desk.pass_ms(5_000)
+    assert desk.ask("tbx-1") == [None]  # signed on a moment ago
+    desk.pass_ms(25_000)
+    assert desk.ask("tbx-1") == [None]
+    desk.pass_ms(2_000)
+    assert desk.ask("tbx-1") == [False]
+
+
 def test_an_order_that_shows_up_between_two_misses_is_taken() -> None:
     desk = VirtualDesk()
     desk.pass_ms(60_000)
@@ -185,7 +198,9 @@ def test_an_order_whose_acceptance_was_heard_is_ours_whatever_others_call_it() -
     order = stranger(desk, "tbx-1")
     desk.pass_ms(100)
     for quantity in ("0.009", "0.008"):
-        desk.exchange.exchange.amend(desk.exchange.accounts[0].name, "BTCUSDT", units(quantity), order_id=order.order_id)
+        desk.exchange.exchange.amend(
+            desk.exchange.accounts[0].name, "BTCUSDT", units(quantity), order_id=order.order_id
+        )
     desk.pass_ms(100)
     desk.said.clear()
     assert desk.ask("tbx-1") == [True]

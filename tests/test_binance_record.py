@@ -89,7 +89,8 @@ def test_interrupting_the_command_loses_nothing(tmp_path: Path) -> None:
     out = tmp_path / "capture.gz"
 
     async def scenario(exchange: LocalExchange, urls: Endpoints) -> None:
-        environment = os.environ | {"BINANCE_REST_URL": urls.rest, "BINANCE_STREAM_URL": urls.stream}
+        given = {"BINANCE_REST_URL": urls.rest, "BINANCE_STREAM_URL": urls.stream}
+        environment = os.environ | given | {"BINANCE_WS_API_URL": exchange.url_ws_api}
         program = (
             "import argparse, sys\n"
             "from tbx.venues.binance.record import add_arguments, run\n"

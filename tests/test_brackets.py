@@ -224,7 +224,7 @@ PRICES = st.integers(2300, 2750)
 
 
 def is_dust(desk: Desk, exchange: str, held: Decimal, bid: Decimal) -> bool:
-    """Whether no venue would take it, or would not have a moment ago at a price that was lower by what tests move it."""
+    """Whether no venue would take it, or would not have a moment ago, at the lowest price that these tests know."""
     return held * bid < desk.node.instruments[exchange, "RVN_USDT"].min_notional * Decimal("1.2")
 
 
@@ -398,7 +398,10 @@ def test_whatever_people_and_markets_do_exits_cover_what_is_held_and_never_more(
         if entry.filled_lots and held >= entry.lot and not by_hand:
             guarding = [o for o in exits if o.triggered_ns is not None or desk.node.triggers.armed(o.order_id)]
             covered = max((o.left_lots for o in guarding), default=0)
-            assert is_dust(desk, exchange, held, bid) or covered * entry.lot > held - entry.lot, f"{held} held, {covered * entry.lot} covered"
+            dust = is_dust(desk, exchange, held, bid)
+            assert dust or covered * entry.lot > held - entry.lot, f"{held} held, {covered * entry.lot} covered"
+                f"{held} held, {covered * entry.lot} covered"
+            )
 
 
 # --- an exit that is selling while its entry still fills

@@ -57,6 +57,14 @@ def test_a_spec_names_faults_with_their_settings() -> None:
         "ban418:s=-1",
         "drop_after:color=red",
         "drop_after:on=",
+        "drop_before:on=order.bogus",
+        "drop_before:on=order.place+order.bogus",
+        "late_taken:on=time",
+        "late_reports:on=order.place",
+        "shutdown:n=1",
+        "skew:ms=99999999999999999",
+        "late_reports:ms=86400001",
+        "ban418:s=nan",
         "DROP_AFTER",
     ],
 )
@@ -64,6 +72,34 @@ def test_a_spec_that_is_wrong_says_what_would_be_right(spec: str) -> None:
     with pytest.raises(SettingsError) as refused:
         parse(spec)
     assert spec.split(":")[0] in str(refused.value) and "probability" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("drop_before:on=ordr.place", "no method 'ordr.place' to strike: did you mean order.place"),
+        ("drop_before:on=order.plaec", "did you mean order.place"),
+        ("drop_before:on=zzzzzzzz", "there are account.commission"),
+        ("late_taken:on=order.status", "no method 'order.status' to strike"),
+        ("reorder_reports:ms=5", "reorder_reports reads p, n"),
+    ],
+)
+def test_a_fault_that_could_never_strike_is_refused_and_says_what_could(spec: str, said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse(spec)
+    assert said in str(refused.value)
+
+
+def test_each_method_may_be_named_also_with_its_version() -> None:
+    assert all(parse(f"drop_before:on={name}")[0].on for name in BY_NAME)
+    assert parse("drop_before:on=v3/order.place")[0].on == {"order.place"}
+
+
+@in_loop
+async def test_a_fault_strikes_a_method_also_when_the_client_names_its_version() -> None:
+    async with an_exchange(faults="unknown1007_before:on=order.place") as exchange, an_api_client(exchange) as client:
+        reply = await client.ask("v3/order.place", **client.an_order())
+        assert reply["error"]["code"] == -1007 and not open_orders(exchange)
 
 
 def test_every_method_that_faults_strike_by_default_exists() -> None:
@@ -186,6 +222,66 @@ async def test_a_frame_that_is_no_request_is_nothing_for_a_fault() -> None:
     async with an_exchange(faults="mute_before:on=any") as exchange, connect(exchange.url_ws_api) as socket:
         await socket.send("no request")
         assert json.loads(await socket.recv())["status"] == 400
+
+
+# --- orders that are taken later than their answer
+
+
+@in_loop
+async def test_an_order_taken_late_does_not_exist_until_it_is_there() -> None:
+    async with an_exchange(faults="late_taken:ms=120,n=1") as exchange, an_api_client(exchange) as client:
+        sent_ms = exchange.now_ms()
+        reply = await client.order(newClientOrderId="late")
+        assert (reply["status"], reply["error"]["code"]) == (504, -1007)
+        question = {"symbol": "BTCUSDT", "origClientOrderId": "late"}
+        asked = await client.ask("order.status", **question, timestamp=exchange.now_ms())
+        assert asked["error"]["code"] == -2013 and not open_orders(exchange)
+        assert (await client.order())["status"] == 200  # it was the only one
+        report = await client.event("executionReport", c="late")
+        assert report["x"] == "NEW" and report["T"] >= sent_ms + 119
+        asked = await client.ask("order.status", **question, timestamp=exchange.now_ms())
+        assert asked["result"]["status"] == "NEW" and open_orders(exchange) == 2
+
+
+@in_loop
+async def test_an_order_taken_late_over_rest_outlives_its_connection_and_its_window() -> None:
+    async with an_exchange(faults="late_taken:ms=90") as exchange:
+        async with rest(exchange) as http:
+            account = exchange.accounts[0]
+            order = {"symbol": "BTCUSDT", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC", "recvWindow": 60}
+            query = signed_query(account, exchange.now_ms(), **order, price="50000", quantity="0.01")
+            answer = await http.post(f"/api/v3/order?{query}", headers={"X-MBX-APIKEY": account.hmac_api_key})
+            assert (answer.status_code, answer.json()["code"]) == (504, -1007) and not open_orders(exchange)
+        await until(lambda: open_orders(exchange) == 1, "the order")
+
+
+@in_loop
+async def test_an_order_taken_late_outlives_its_websocket_and_other_requests_are_not_delayed() -> None:
+    async with an_exchange(faults="late_taken:ms=60") as exchange:
+        async with an_api_client(exchange) as client:
+            assert (await client.order())["error"]["code"] == -1007
+            assert (await client.ask("order.test", **client.an_order()))["status"] == 200
+            cancel = await client.ask("openOrders.cancelAll", symbol="BTCUSDT", timestamp=exchange.now_ms())
+            assert cancel["error"]["code"] == -2011
+        await until(lambda: open_orders(exchange) == 1, "the order")
+
+
+@in_loop
+async def test_an_order_taken_late_that_the_exchange_would_refuse_is_refused_in_silence() -> None:
+    async with an_exchange(faults="late_taken:ms=10,on=any") as exchange, an_api_client(exchange) as client:
+        assert (await client.order(quantity="0.0000001"))["error"]["code"] == -1007
+        assert (await client.order(price="50001"))["error"]["code"] == -1007
+        await until(lambda: open_orders(exchange) == 1, "the order that is right")
+        assert (await client.ask("ping"))["status"] == 200
+
+
+@in_loop
+async def test_json_nested_beyond_all_reason_is_nothing_for_a_fault() -> None:
+    async with an_exchange(faults="mute_before:on=any") as exchange, connect(exchange.url_ws_api) as socket:
+        for frame in ("[" * 20_000, '{"method":"ping","id":' + "[" * 20_000, '{"method":"ping","x":' + "[" * 20_000):
+            await socket.send(frame)
+            reply = json.loads(await socket.recv())
+            assert (reply["status"], reply["error"]["code"]) == (400, -1135)
 
 
 # --- limits, bans, clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -34,6 +35,20 @@ def test_an_order_may_stand_partly_in_both() -> None:
     headers = {"x-mbx-apikey": desk.first.hmac_api_key}
     status, _, _ = desk.rest.handle("POST", "/api/v3/order", query.encode(), body.encode(), headers)
     assert status == 200
+
+
+@pytest.mark.parametrize("nested", [b"[" * 20_000, b'{"a":' * 5_000, b"[" * 900 + b"]" * 900])
+def test_json_nested_beyond_all_reason_is_refused_wherever_it_stands(nested: bytes) -> None:
+    desk = ExchangeDesk()
+    headers = {"x-mbx-apikey": desk.first.hmac_api_key, "content-type": "application/json"}
+    for method, path, query, body in (
+        ("POST", "/api/v3/order", b"", nested),
+        ("POST", "/api/v3/order", b"", b"symbol=" + nested),
+        ("GET", "/api/v3/exchangeInfo", b"symbols=" + nested, b""),
+        ("GET", "/api/v3/ticker/24hr", b"", b"symbols=" + nested),
+    ):
+        status, _, answer = desk.rest.handle(method, path, query, body, headers)
+        assert status == 400 and json.loads(answer)["code"] < 0, path
 
 
 def test_a_base64_signature_may_be_percent_encoded_or_not() -> None:

@@ -94,6 +94,25 @@ async def test_one_port_serves_rest_the_websocket_api_and_streams() -> None:
         assert over_socket["result"]["bids"] == depth["bids"] == streamed["bids"]
 
 
+@pytest.mark.parametrize("behind", [0, 3_000_000], ids=["a client that reads", "bytes that wait for the client"])
+def test_frames_of_any_size_leave_whole_when_others_follow_at_once(behind: int) -> None:
+    sizes = [1, 125, 126, 4_095, 4_096, 8_192, 8_193, 12_923, 65_535, 65_536, 200_000, 163]
+
+    @in_loop
+    async def attempt() -> None:
+        async with an_exchange() as exchange, connect(exchange.url_ws_api, max_size=None) as socket:
+            (connection,) = exchange.connections
+            connection.send(b"w" * behind)
+            for size in sizes:  # in one turn of the loop
+                connection.send(b"a" * size)
+                connection.send(b"b" * 163)
+            sent = ["w" * behind, *(text for size in sizes for text in ("a" * size, "b" * 163))]
+            for text in sent:
+                assert await asyncio.wait_for(socket.recv(), 5) == text
+
+    attempt()
+
+
 @in_loop
 async def test_an_offer_to_compress_is_declined_and_the_connection_works() -> None:
     async with an_exchange() as exchange, connect(exchange.url_ws_api, compression="deflate") as socket:
@@ -170,6 +189,30 @@ def test_what_is_no_proper_request_is_refused_and_the_connection_ends(sent: byte
                 assert (await raw.ended()).split(b" ")[1] == status
             await until(lambda: not exchange.fronts and not exchange.connections, "the end of the connection")
             assert exchange.streams.count == 0
+
+    attempt()
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "status"),
+    [
+        pytest.param(b"A: b\r\n" * 5_000, b"", b"431", id="5,000 header lines"),
+        pytest.param(b"A: " + b"b" * 40_000 + b"\r\n", b"", b"431", id="a long header"),
+        pytest.param(b"Content-Length: 1100000\r\n", b"b" * 1_100_000, b"413", id="a long body"),
+    ],
+)
+def test_a_refused_request_has_one_answer_and_is_not_carried_out(head: bytes, body: bytes, status: bytes) -> None:
+    @in_loop
+    async def attempt() -> None:
+        async with an_exchange() as exchange, a_raw_socket(exchange) as raw:
+            raw.send(b"POST /api/v3/order HTTP/1.1\r\n" + head + b"\r\n" + body)
+            raw.send(b"GET /api/v3/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            answers = b""
+            with contextlib.suppress(ConnectionError):
+                answers = await raw.ended()
+            assert answers.count(b"HTTP/1.1") <= 1 and answers[9:12] in (status, b"")
+            await until(lambda: not exchange.fronts, "the end of the connection")
+            assert exchange.counts["requests"] == 0
 
     attempt()
 

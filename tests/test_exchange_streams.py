@@ -116,6 +116,9 @@ async def test_the_envelope_is_a_property_of_the_connection() -> None:
         pytest.param(b"[]", (2, "invalid type"), id="no object"),
         pytest.param(b'{"method":', (3, "Invalid JSON: expected value at line 1 column 11"), id="cut"),
         pytest.param(b"hello", (3, "Invalid JSON: expected value at line 1 column 1"), id="no JSON"),
+        pytest.param(b"[" * 20_000, (3, "Invalid JSON"), id="nested beyond all reason"),
+        pytest.param(b'{"method":"SUBSCRIBE","params":' + b"[" * 20_000, (3, "Invalid JSON"), id="nested parameters"),
+        pytest.param(b'{"id":1,"method":%b}' % (b"[" * 900 + b"]" * 900), (2, "expected a string"), id="nested method"),
     ],
 )
 def test_requests_and_their_replies(sent: bytes, reply: Any) -> None:

@@ -48,6 +48,37 @@ def test_what_is_no_request_is_answered_and_ends_nothing(frame: bytes, request_i
     assert client.ask("ping")["status"] == 200
 
 
+NESTED = b"[" * 20_000
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(NESTED, id="nothing but brackets"),
+        pytest.param(b'{"a":' * 20_000, id="objects"),
+        pytest.param(NESTED + b"]" * 20_000, id="brackets that close"),
+        pytest.param(b'{"id":1,"method":"ping","params":{"a":' + NESTED, id="a parameter"),
+        pytest.param(b'{"id":1,"method":"ping","params":{"a":' + NESTED + b"]" * 20_000 + b"}}", id="a whole request"),
+        pytest.param(b'{"id":' + NESTED, id="an id"),
+        pytest.param(b'{"id":1,"method":' + NESTED, id="a method"),
+        pytest.param(b'{"id":1,"method":"ping","more":' + NESTED, id="a member that nobody reads"),
+    ],
+)
+def test_json_nested_beyond_all_reason_is_invalid_json_and_ends_nothing(frame: bytes) -> None:
+    client = ExchangeDesk().session()
+    reply = client.send(frame)
+    assert (reply["status"], reply["error"]["code"], reply["error"]["msg"]) == (400, -1135, "Invalid JSON Request")
+    assert client.ask("ping")["status"] == 200
+
+
+def test_at_every_depth_of_nesting_there_is_one_reply() -> None:
+    client = ExchangeDesk().session()
+    for depth in (*range(1, 1_100, 7), *range(880, 1_020)):
+        value = b"[" * depth + b"]" * depth
+        for frame in (value, b'{"id":1,"method":"ping","params":{"a":%b}}' % value, b'{"id":1,"method":%b}' % value):
+            assert client.send(frame)["status"] == 400
+
+
 def test_a_method_may_name_its_version_and_go_without_params() -> None:
     client = ExchangeDesk().session()
     assert client.send({"id": 1, "method": "v3/time"})["result"] == {"serverTime": client.desk.now_ms}

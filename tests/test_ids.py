@@ -34,7 +34,14 @@ def test_a_process_knows_the_client_ids_of_those_before_it_that_had_its_state() 
 
 @pytest.mark.parametrize(
     "client_id",
-    ["", "web_1234", "tbx-main-250101-1-a1", "tbx-other-2501011-1-a1", "tbx-main-25010é1-1-a1", "tbx-main-250101!-1-a1"],
+    [
+        "",
+        "web_1234",
+        "tbx-main-250101-1-a1",
+        "tbx-other-2501011-1-a1",
+        "tbx-main-25010é1-1-a1",
+        "tbx-main-250101!-1-a1",
+    ],
 )
 def test_what_we_did_not_make_is_nobodys(client_id: str) -> None:
     assert Ids("main", Counters(), "a1").order_of(client_id) is None

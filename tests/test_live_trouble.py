@@ -248,3 +248,28 @@ def test_garbage_between_the_frames_changes_nothing(desk: LiveDesk) -> None:
             desk.command(desk.submission("buy", "0.1"))
         desk.wait(20)
     done(desk)
+
+
+def test_an_amendment_below_what_trades_meanwhile_leaves_what_has_traded(desk: LiveDesk) -> None:
+    order = resting(desk)
+    asked = desk.ask_amend(order, quantity="0.05", price="59980")
+    desk.deal(BTC, "SELL", 59_990, "0.1")
+    desk.wait(2_000)
+    order = desk.get(order)
+    assert order.ended
+    assert order.left_lots == 0
+    assert order.qty_lots * order.lot == Decimal("0.1")
+    assert len(asked.values) == 1
+    done(desk)
+
+
+def test_an_amendment_of_an_exit_between_two_attempts_is_answered(desk: LiveDesk) -> None:
+    stop = desk.order("sell", "2", type="stop_loss", stop_price=59_500)
+    desk.move(BTC, 59_300, "0.1")
+    desk.wait(200)
+    desk.local.switch("mute_before:n=1,on=order.amend.keepPriority")
+    asked = desk.ask_amend(stop, quantity="1.5")
+    desk.wait(60_000)
+    assert len(asked.values) == 1
+    assert refused(asked.values[0]) in ("ORDER_IN_FLIGHT", "AMEND_LOST")
+    done(desk)

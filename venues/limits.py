@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from ..core.kernel.clock import SECOND_NS, Clock, Timer
+from ..core.kernel.clock import MS_NS, SECOND_NS, Clock, Timer
 
 MINUTE_NS: Final = 60 * SECOND_NS
 DAY_NS: Final = 86_400 * SECOND_NS
@@ -56,6 +56,10 @@ def retry_after_ns(text: str) -> int | None:
     return int(text) * SECOND_NS if text.isdecimal() and text.isascii() and len(text) < 16 else None
 
 
+# Who is told to wait asks again after at least so long, also where the clock has jumped past the end.
+LOOK_AGAIN_NS: Final = 10 * MS_NS
+
+
 class Stop:
     """A time in which nothing passes. It ends by timers, so that no jump of the clock lifts or prolongs it."""
 
@@ -81,7 +85,7 @@ class Stop:
         if self._timer is None or self._clock is None:
             return 0
         since_ns = self._clock.now_ns() - self._looked_ns
-        return max(1, self._left_ns - min(max(since_ns, 0), STOP_STEP_NS))
+        return max(LOOK_AGAIN_NS, self._left_ns - min(max(since_ns, 0), STOP_STEP_NS))
 
     def _step(self, clock: Clock) -> None:
         self._looked_ns = clock.now_ns()

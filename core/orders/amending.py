@@ -162,7 +162,8 @@ class Amending(Actor):
         self.manager.answer(request.reply, order)
 
     def _amend_live(self, order: Order, request: AmendOrder, change: "_Change") -> None:
-        if order.state not in (State.LIVE, State.PART) or order.amend_requested is not None or order.cancel_requested:
+        going = order.state in (State.LIVE, State.PART) and not order.waiting
+        if not going or order.amend_requested is not None or order.cancel_requested:
             detail = f"{order.order_id} has a request in flight; try again when the venue has answered"
             request.reply(Refusal(code="ORDER_IN_FLIGHT", detail=detail, status=409, retry_after_s=1))
             return

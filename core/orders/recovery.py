@@ -154,7 +154,7 @@ class Recovery(Actor):
             self.manager.answer_waiting(order, Refusal(code="AMEND_LOST", detail=detail, status=409), "amend")
         if taken or order.ended or order.waiting or order.state is State.HELD:
             return
-        if order.state is State.LIVE or order.filled_lots > order.attempt_from:
+        if order.state is State.LIVE or order.filled_lots > order.attempt_from or order.venue_order_id is not None:
             self._contradict(order)
             if order.cancel_requested is not None:  # the venue has said twice that there is nothing to cancel
                 reason = f"{order.cancel_requested}; the venue does not know it any more"

@@ -306,7 +306,8 @@ class Reports(Actor):
         """It is proven off the venue's book, and how much of it traded is known: send what is asked for anew."""
         asked, now_ns = order.amend_requested, self.clock.now_ns()
         assert asked is not None
-        order.qty_lots = order.qty_lots if asked.qty_lots is None else asked.qty_lots
+        wanted = order.qty_lots if asked.qty_lots is None else asked.qty_lots
+        order.qty_lots = max(wanted, order.filled_lots)  # more may have traded before it was off the book
         order.price_ticks = order.price_ticks if asked.price_ticks is None else asked.price_ticks
         self.manager.settle_amend(order)
         if order.left_lots <= 0:
@@ -319,6 +320,9 @@ class Reports(Actor):
         """Whether this is a reached sale at the market, which ends only when it is sold or taken back."""
         if not order.market_exit or order.ended or order.cancel_requested is not None:
             return False
+        if order.amend_requested is not None:  # of an attempt that is over: nobody will answer it
+            self.manager.settle_amend(order)
+            self._tell_refused(order, "AMEND_LOST", "the attempt that it was for is over", "amend")
         order.waiting = True
         self.bus.publish(ExitUnsold(order))
         return True

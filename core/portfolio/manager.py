@@ -258,7 +258,6 @@ class PortfolioManager(Actor):
         self.outbox.event("portfolio", "Deposited", deposit)
         if is_paper(wallet) == self.paper:
             self._flows.append(deposit)
-            self._flow_now()
         self.valuation.follow()
         if self.performance.last is not None:
             self._sample(now_ns)  # right behind the flow, so that returns are exact

@@ -108,7 +108,6 @@ class AccountDesk:
         messages = translate(report, terms.instrument, self.venue, client_id)
         if client_id is not None:
             self.errands.settle(report, client_id)
-            self.questions.seen(client_id)
             if report.kind == "REPLACED" and not self.errands.first_amendment(report.symbol, report.execution_id):
                 return
         for message in messages:

@@ -27,7 +27,7 @@ NONSENSE_SHOWN: Final = 200  # characters of an explanation; frames may be large
 KEY_LENGTH_MIN: Final = 40
 KEY_SHOWN: Final = 4
 NONSENSE_LOOKED_AT: Final = NONSENSE_SHOWN + 2 * KEY_LENGTH_MIN
-_KEY_LIKE: Final = re.compile(rf"[A-Za-z0-9+/=]{{{KEY_LENGTH_MIN},}}")
+_KEY_LIKE: Final = re.compile(rf"[A-Za-z0-9+/]{{{KEY_LENGTH_MIN},}}={{0,2}}")
 
 Side = Literal["BUY", "SELL"]
 OrderStatus = Literal[

@@ -17,7 +17,6 @@ from ...core.model.errors import Nonsense, VenueError
 from ...core.model.messages import AskAtVenue, VenueContradicted
 from ..client import QueryAnswer
 from .codec_replies import KnownOrder
-from .codec_reports import exact
 from .codec_requests import Requests, Terms
 from .connection import Connection
 from .errands import Errands, remember
@@ -79,11 +78,6 @@ class Questions:
             order_id = int(asked.venue_order_id)
             self.names.note_asked(terms.symbol, order_id, asked.client_id)
         self._gather(Question(Wanted(asked.client_id, terms, order_id, asked), answer))
-
-    def seen(self, client_id: str) -> None:
-        """A report tells of this order: it is there, or was."""
-        if self._missed:
-            self._missed.pop(client_id, None)
 
     def stop(self) -> None:
         """What is not asked yet is not known."""
@@ -150,10 +144,9 @@ class Questions:
         self.connection.talks.begin(list_open(self.requests, terms), ended)
 
     def _answered_by(self, order: KnownOrder, question: Question) -> bool:
-        """Whether a list has told all there is: not of an order that has traded, for a list names no trades."""
+        """Whether a list has told all there is: not of an order that has traded, for a list names no trades, and what
+        was executed without them is Nonsense."""
         try:
-            if exact("the executed quantity", order.executed_qty):
-                return False
             told = found(order, (), question.wanted, self.venue)
         except Nonsense:
             return False

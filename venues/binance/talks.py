@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from ...core.kernel.clock import MS_NS
 from ...core.model.errors import Refused, Unreachable, VenueError
 from .codec import Reply
 from .errors import Asked, Verdict, classify_fault
@@ -21,6 +22,7 @@ from .errors import Asked, Verdict, classify_fault
 T = TypeVar("T")
 AT_ONCE: Final = 8
 QUEUED_MAX: Final = 2_000
+WAIT_MIN_NS: Final = 50 * MS_NS  # for a budget, whatever it says: a wait that is always a moment would never rest
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -84,7 +86,7 @@ class Talk(Generic[T]):
     def _ask(self, ask: Ask) -> None:
         wait_ns = self.line.ask(ask, self._replied)
         if wait_ns:
-            self.line.later(wait_ns, lambda: self._ask(ask))
+            self.line.later(max(wait_ns, WAIT_MIN_NS), lambda: self._ask(ask))
 
     def _replied(self, reply: Reply | None, reason: str) -> None:
         if reply is not None:

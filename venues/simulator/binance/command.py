@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -55,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of keys, market and faults")
     parser.add_argument("--no-limits", action="store_true", help="lifts rate limits, for load runs")
     parser.add_argument(
-        "--keys-dir", type=Path, metavar="DIR", help="writes the Ed25519 keys there, one PEM an account"
+        "--keys-dir",
+        type=Path,
+        metavar="DIR",
+        help="writes the Ed25519 keys there, a PEM an account; never over other keys",
     )
     parser.add_argument("--json", action="store_true", help="one line of JSON with URLs and keys")
 
@@ -85,14 +90,15 @@ async def _serve(arguments: argparse.Namespace) -> int:
         limited=not arguments.no_limits,
         say=_say,
     )
+    if arguments.keys_dir is not None:
+        _check_keys(arguments.keys_dir, exchange)
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     try:
         await exchange.start(arguments.host, arguments.port)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        _say(f"tbx exchange: cannot listen on {arguments.host}:{arguments.port}: {reason}")
+    except (OSError, UnicodeError) as error:
+        _say(f"tbx exchange: cannot listen on {arguments.host}:{arguments.port}: {_why(error)}")
         return EXIT_ERROR
     described = describe(exchange)
     if arguments.keys_dir is not None:
@@ -103,6 +109,15 @@ async def _serve(arguments: argparse.Namespace) -> int:
     await stopping.wait()
     await exchange.stop()
     return 0
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    """Why there is no listening on an address."""
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "--host is no name or address that can be found; 127.0.0.1 is this machine, 0.0.0.0 all its addresses"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "--host is no address of this machine; 127.0.0.1 is, and 0.0.0.0 are all it has"
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def describe(exchange: LocalExchange) -> dict[str, Any]:
@@ -145,6 +160,23 @@ def _told(described: dict[str, Any], keys_dir: Path | None) -> str:
 
 def _key_file(folder: Path, account: str) -> Path:
     return folder / f"{account}-ed25519.pem"
+
+
+def _check_keys(folder: Path, exchange: LocalExchange) -> None:
+    """Raises SettingsError where writing the keys would destroy others: nobody else may have those."""
+    for account in exchange.accounts:
+        path = _key_file(folder, account.name)
+        try:
+            there = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise SettingsError(f"--keys-dir {folder}: {path.name}: {error.strerror or error}") from error
+        if there != account.ed25519_pem.encode():
+            raise SettingsError(
+                f"--keys-dir {folder}: {path.name} holds another key, of another seed perhaps, and is left as it is; "
+                f"name a folder without it, such as {folder}-{exchange.seed}"
+            )
 
 
 def _write_keys(folder: Path, exchange: LocalExchange) -> None:

@@ -2,8 +2,9 @@
 
 Always true here:
 - Chance comes from the generator that is handed in: the same seed and the same requests give the same faults.
-- A fault never changes what the exchange holds, only what a client gets to know of it. `..._before` faults keep a
-  request from the exchange, `..._after` faults let it be carried out and spoil the answer.
+- A fault never changes what the exchange holds, only what a client gets to know of it, and `late_taken` when.
+  `..._before` faults keep a request from the exchange, `..._after` faults let it be carried out and spoil the answer.
+- What is switched on can strike: methods that do not exist and settings that a fault does not read are refused.
 - The texts in FAULTS are what `tbx exchange --help` and the README's table say.
 """
 
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from msgspec import Struct
 
 from ....core.model.errors import SettingsError
+from .methods_table import BY_NAME
 
 SPEC_HELP = (
     "NAME[:KEY=VALUE,...] joined by semicolons. Keys: p = probability (1), n = how many times at most (no bound), "
@@ -35,6 +38,7 @@ FAULTS = {
     "unknown1006_after": "error -1006; the request is carried out",
     "unknown1007_before": "error -1007; the request is not carried out",
     "unknown1007_after": "error -1007; the request is carried out",
+    "late_taken": "error -1007, order.status says -2013, and `ms` later (1000) the order is taken all the same",
     "late_reports": "user data events come `ms` late (50)",
     "reorder_reports": "user data events come before the reply, and neighbours swapped",
     "limit429": "for `s` seconds (10) every request is answered with 429",
@@ -43,8 +47,11 @@ FAULTS = {
     "shutdown": "`s` seconds (0) from now serverShutdown is sent, and `ms` later (1000) every connection is closed",
     "nonsense": "a garbage frame comes before a frame",
 }
-DEFAULT_MS = {"late_reports": 50, "skew": 1500, "shutdown": 1000}
+DEFAULT_MS = {"late_taken": 1000, "late_reports": 50, "skew": 1500, "shutdown": 1000}
 DEFAULT_S = {"limit429": 10.0, "ban418": 60.0, "shutdown": 0.0}
+DAY_MS = 86_400_000
+SKEW_MS_MAX = 365 * DAY_MS  # either way
+SECONDS_MAX = 3 * 86_400  # the longest ban there is
 
 ANY = "any"
 ORDER_ENTRY = frozenset(
@@ -61,6 +68,7 @@ ORDER_ENTRY = frozenset(
         "orderList.cancel",
     }
 )
+PLACING = frozenset(name for name in ORDER_ENTRY if name.startswith(("order.place", "orderList.place")))
 ITEM = re.compile(r"^([a-z0-9_]+)(?::(.*))?$")
 PAGES = {502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Time-out"}
 # What a client must survive: not JSON, JSON cut short, JSON of another shape, fields of other types.
@@ -100,6 +108,7 @@ class Verdict(NamedTuple):
 
     taken: bool
     ending: str  # drop, mute, http5xx, unknown1006, unknown1007
+    late_ms: int | None = None  # carried out so much later, where it is not taken now
 
 
 class Spoilt(NamedTuple):
@@ -119,6 +128,29 @@ REQUEST_FAULTS = {
 }
 
 
+# What each fault reads of a spec.
+KEYS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(REQUEST_FAULTS, ("p", "n", "on")),
+    "late_taken": ("p", "n", "ms", "on"),
+    "late_reports": ("p", "n", "ms"),
+    "reorder_reports": ("p", "n"),
+    "limit429": ("s",),
+    "ban418": ("s",),
+    "skew": ("ms",),
+    "shutdown": ("s", "ms"),
+    "nonsense": ("p", "n"),
+}
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """What may have been meant, for the end of an error: the names that look alike, or else the first of all."""
+    names = list(known)
+    alike = get_close_matches(word, names, cutoff=0.5)
+    if alike:
+        return f"did you mean {' or '.join(alike)}?"
+    return f"there are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+
+
 def parse(spec: str) -> list[Fault]:
     """`drop_after:p=0.01; late_reports:ms=80` -> faults. Raises SettingsError that says what would be right."""
     return [_fault(item.strip()) for item in spec.split(";") if item.strip()]
@@ -130,6 +162,8 @@ def _fault(item: str) -> Fault:
         raise SettingsError(f"unknown fault {item!r}: {SPEC_HELP}. Faults: {', '.join(FAULTS)}")
     name, settings = match[1], match[2] or ""
     fault = Fault(name=name, ms=DEFAULT_MS.get(name, 0), seconds=DEFAULT_S.get(name, 0.0))
+    if name == "late_taken":
+        fault.on = PLACING
     for setting in filter(None, (part.strip() for part in settings.split(","))):
         key, _, value = setting.partition("=")
         try:
@@ -140,6 +174,8 @@ def _fault(item: str) -> Fault:
 
 
 def _set(fault: Fault, key: str, value: str) -> None:
+    if key not in KEYS[fault.name]:
+        raise ValueError(f"no such key {key!r}; {fault.name} reads {', '.join(KEYS[fault.name])}")
     if key == "p":
         fault.probability = float(value)
         if not 0.0 <= fault.probability <= 1.0:
@@ -150,18 +186,26 @@ def _set(fault: Fault, key: str, value: str) -> None:
             raise ValueError("n is at least 1")
     elif key == "ms":
         fault.ms = int(value)
-        if fault.ms < 0 and fault.name != "skew":
-            raise ValueError("only skew may be negative")
+        least, most = (-SKEW_MS_MAX, SKEW_MS_MAX) if fault.name == "skew" else (0, DAY_MS)
+        if not least <= fault.ms <= most:
+            raise ValueError(f"{least} to {most} milliseconds")
     elif key == "s":
         fault.seconds = float(value)
-        if not 0.0 <= fault.seconds <= 86_400 * 3:
-            raise ValueError("at most three days")
-    elif key == "on":
-        fault.on = frozenset(filter(None, value.split("+")))
-        if not fault.on:
-            raise ValueError("name a method such as order.place")
+        if not 0.0 <= fault.seconds <= SECONDS_MAX:
+            raise ValueError(f"0 to {SECONDS_MAX} seconds, which are three days")
     else:
-        raise ValueError(f"no such key {key!r}")
+        fault.on = _methods(value, ORDER_ENTRY if fault.name == "late_taken" else BY_NAME.keys())
+
+
+def _methods(value: str, known: Iterable[str]) -> frozenset[str]:
+    """The methods of `on`, by their names at the WebSocket API. ValueError for one that is not known."""
+    named = frozenset(name.strip().removeprefix("v3/") for name in value.split("+") if name.strip())
+    if not named:
+        raise ValueError("name a method such as order.place")
+    names = sorted(name for name in known if not name.startswith("v3/"))
+    for name in sorted(named - {ANY, *names}):
+        raise ValueError(f"no method {name!r} to strike: {near(name, names)}")
+    return named
 
 
 class Faults:
@@ -198,7 +242,10 @@ class Faults:
         return faults
 
     def clear(self, *names: str) -> None:
-        """Switches faults off: those named, or all."""
+        """Switches faults off: those named, or all. Raises SettingsError for a name that is none."""
+        for name in names:
+            if name not in FAULTS:
+                raise SettingsError(f"unknown fault {name!r}: {near(name, FAULTS)}")
         for name in names or tuple(self._on):
             self._on.pop(name, None)
         self._arm()
@@ -207,7 +254,7 @@ class Faults:
         on = self._on
         self._banned_until_ms = self._banned_until_ms if "ban418" in on else 0
         self._limited_until_ms = self._limited_until_ms if "limit429" in on else 0
-        self.requests_armed = bool({*REQUEST_FAULTS, "ban418", "limit429"} & on.keys())
+        self.requests_armed = bool({*REQUEST_FAULTS, "late_taken", "ban418", "limit429"} & on.keys())
         self.frames_armed = "nonsense" in on
         self.reports_armed = "late_reports" in on
         self.skew_ms = on["skew"].ms if "skew" in on else 0
@@ -215,11 +262,14 @@ class Faults:
     # --- asked by the server
 
     def verdict(self, method: str) -> Verdict | None:
-        """What becomes of a request; None: nothing unusual."""
+        """What becomes of a request, by its method's name in the table; None: nothing unusual."""
         for name, verdict in REQUEST_FAULTS.items():
             fault = self._on.get(name)
             if fault is not None and fault.hits(method) and self._fires(fault):
                 return verdict
+        late = self._on.get("late_taken")
+        if late is not None and method in ORDER_ENTRY and late.hits(method) and self._fires(late):
+            return Verdict(taken=False, ending="unknown1007", late_ms=late.ms)
         return None
 
     def reorders(self) -> bool:

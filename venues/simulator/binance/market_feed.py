@@ -175,6 +175,7 @@ class ReplayFeed:
     """A recording at its own pace. Symbols are those that its first frames name, on the grids of their numbers."""
 
     def __init__(self, clock: Clock, path: Path, say: Callable[[str], None]) -> None:
+        next(frames(path), None)  # a file that cannot be read is told now, not after half a minute of compiling
         warm_up(say)  # the recording's frames are told apart by compiled kernels
         self.running = False
         instruments = survey(islice(frames(path), SURVEY_FRAMES_MAX))

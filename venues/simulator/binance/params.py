@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ..exchange.records import ORDER_TYPES, STP_MODES, TIMES_IN_FORCE, UNIT
+from ..exchange.records import ORDER_TYPES, STP_MODES, TIMES_IN_FORCE, UNIT, UNITS_MOST
 from . import errors
 
 Params = Mapping[str, str]
@@ -23,7 +23,6 @@ DECIMAL_RANGE = r"^([0-9]{1,20})(\.[0-9]{1,20})?$"
 INTEGER_RANGE = "^[0-9]{1,20}$"
 SYMBOL_RANGE = r"^[\w\-._&&[^a-z]]{1,50}$"
 CLIENT_ID_RANGE = "^[a-zA-Z0-9-_]{1,36}$"
-UNITS_MOST = 2**63 - 1
 INTEGER_MOST = 2**63 - 1
 
 SYMBOL = re.compile(r"[^a-z\s/&=%'\"\[\]{},]{1,50}")

@@ -19,6 +19,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -28,6 +29,7 @@ from ....core.kernel.clock import MS_NS, SECOND_NS, Clock
 from ..exchange.exchange import Exchange
 from ..exchange.house import House
 from ..exchange.records import UNIT, Event, Execution, PublicTrade, Symbol
+from ..exchange.records import units as units
 from . import errors
 from .accounts_keys import KeyRing, TestAccount
 from .connection import ApiConnection, Connection, StreamConnection
@@ -37,7 +39,7 @@ from .front import Front, HttpRequest, listen
 from .limits import Limits, Rates
 from .market_feed import feed_of, ladder
 from .methods import Api
-from .methods_table import BY_PATH
+from .methods_table import BY_NAME, BY_PATH
 from .rest import RestApi
 from .streams import STREAMS_MAX, Streams
 from .user_data import UserData
@@ -63,14 +65,6 @@ class Envelope(msgspec.Struct):
 
 
 ENVELOPE = msgspec.json.Decoder(Envelope)
-
-
-def units(amount: Decimal | str | int) -> int:
-    """A decimal amount in units of 1e-8. Raises ValueError where that is not exact."""
-    scaled = Decimal(amount) * UNIT
-    if scaled != int(scaled):
-        raise ValueError(f"{amount} has more than eight decimals")
-    return int(scaled)
 
 
 class LocalExchange:
@@ -100,7 +94,7 @@ class LocalExchange:
         pong_ns: int = PONG_NS,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.loop, self.clock, self.say = loop, clock, say
+        self.loop, self.clock, self.say, self.seed = loop, clock, say, seed
         self.limited = limited
         self.delay_ns = latency_ms * MS_NS
         self.age_ns, self.ping_ns, self.pong_ns = age_ns, ping_ns, pong_ns
@@ -259,10 +253,10 @@ class LocalExchange:
             connection.send(reply)
         self.settle()
 
-    def _carry_out(self, connection: ApiConnection, raw: bytes) -> Sequence[bytes]:
+    def _carry_out(self, connection: ApiConnection, raw: bytes, came_us: int | None = None) -> Sequence[bytes]:
         self._busy = True
         try:
-            return connection.session.receive(raw)
+            return connection.session.receive(raw, came_us)
         finally:
             self._busy = False
             self._reports_first()
@@ -275,24 +269,35 @@ class LocalExchange:
         """Lets a fault have the request; False where none wants it."""
         try:
             request = ENVELOPE.decode(raw)
-        except msgspec.DecodeError:
+        except errors.NOT_JSON:
             return False
         status, until_ms = self.faults.refused_until_ms()
         if status:
             connection.send(_answer(request.id, self._refusal(status, until_ms)))
             return True
-        verdict = self.faults.verdict(request.method)
+        method = BY_NAME.get(request.method)
+        verdict = self.faults.verdict(method.name if method is not None else request.method)
         if verdict is None:
             return False
         if verdict.ending == "drop":
             connection.abort()
         if verdict.taken:
             self._carry_out(connection, raw)
+        elif verdict.late_ms is not None:
+            self._later(verdict.late_ms, partial(self._carry_out, connection, raw))
         if verdict.ending not in ("drop", "mute"):
             spoilt = self.faults.spoilt(verdict.ending)
             connection.send(_answer(request.id, errors.ApiError(spoilt.status, spoilt.code, spoilt.msg)))
         self.settle()
         return True
+
+    def _later(self, ms: int, carry_out: Callable[[int], object]) -> None:
+        """A request that the exchange takes late, whatever became of the connection; it is as fresh as it came."""
+        self.clock.call_in(ms * MS_NS, self._taken_late, carry_out, self.now_ns() // 1000)
+
+    def _taken_late(self, carry_out: Callable[[int], object], came_us: int) -> None:
+        carry_out(came_us)
+        self.settle()
 
     def _refusal(self, status: int, until_ms: int) -> errors.RateLimited:
         make = errors.banned if status == errors.BANNED else errors.too_many_requests
@@ -317,11 +322,13 @@ class LocalExchange:
         self._reply(front, *answer)
         self.settle()
 
-    def _carry_out_rest(self, request: HttpRequest) -> tuple[int, Iterable[tuple[str, str]], bytes]:
+    def _carry_out_rest(
+        self, request: HttpRequest, came_us: int | None = None
+    ) -> tuple[int, Iterable[tuple[str, str]], bytes]:
         self._busy = True
         try:
             return self.rest.handle(
-                request.method, request.path, request.query, request.body, request.headers, request.ip
+                request.method, request.path, request.query, request.body, request.headers, request.ip, came_us
             )
         finally:
             self._busy = False
@@ -353,6 +360,8 @@ class LocalExchange:
             front.abort()
         if verdict.taken:
             self._carry_out_rest(request)
+        elif verdict.late_ms is not None:
+            self._later(verdict.late_ms, partial(self._carry_out_rest, request))
         if verdict.ending == "mute":
             front.mute()
         elif verdict.ending != "drop":

@@ -17,6 +17,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 UNIT = 100_000_000
+UNITS_MOST = 2**63 - 1
 
 Side = Literal["BUY", "SELL"]
 OrderType = Literal[
@@ -48,6 +49,20 @@ EXPIRY_LIQUIDITY = 7  # nothing left that a market order could take
 def amount(price: int, qty: int) -> int:
     """What `qty` costs at `price`, in units of the quote asset."""
     return price * qty // UNIT
+
+
+EIGHT_DECIMALS = Decimal(1) / UNIT
+
+
+def units(number: Decimal | str | int) -> int:
+    """A decimal amount in units of 1e-8. Raises ValueError where that is not exact, or more than 64 bits hold."""
+    number = Decimal(number)
+    if not number.is_finite() or abs(number) > UNITS_MOST // UNIT:
+        raise ValueError(f"{number} is no amount: a number of at most {UNITS_MOST // UNIT} either way")
+    rounded = number.quantize(EIGHT_DECIMALS)
+    if rounded != number:
+        raise ValueError(f"{number} has more than eight decimals")
+    return int(rounded.scaleb(8))
 
 
 class Filters(Struct, frozen=True, kw_only=True):
