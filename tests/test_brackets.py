@@ -400,8 +400,6 @@ def test_whatever_people_and_markets_do_exits_cover_what_is_held_and_never_more(
             covered = max((o.left_lots for o in guarding), default=0)
             dust = is_dust(desk, exchange, held, bid)
             assert dust or covered * entry.lot > held - entry.lot, f"{held} held, {covered * entry.lot} covered"
-                f"{held} held, {covered * entry.lot} covered"
-            )
 
 
 # --- an exit that is selling while its entry still fills
