@@ -580,3 +580,15 @@ def test_an_end_that_is_not_told_is_asked_for_and_never_caused(desk: NativeDesk)
     desk.wait(2_500)
     assert target.state is State.CANCELLED and desk.cancels() == 0
     done(desk)
+
+
+def test_reached_exits_that_lack_coins_do_not_wait_for_each_other(desk: NativeDesk) -> None:
+    """Coins leave the account; the exits that wanted them share what is there, and end."""
+    brackets = [desk.bracket(trigger="bid_ask") for _ in range(3)]
+    desk.local.deposit(desk.me, "BTC", "-0.025")
+    desk.foreign += 1
+    desk.move(BTC, 58_900)
+    desk.wait(5_000)
+    assert all(stop.ended and target.ended for _, stop, target in brackets)
+    assert desk.total("BTC") < brackets[0][0].lot and desk.locked("BTC") == 0
+    done(desk)

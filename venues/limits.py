@@ -236,6 +236,11 @@ class Budgets:
             if kind is None or budget.kind == kind:
                 budget.stop.begin(clock, wait_ns)
 
+    @property
+    def stopped_ns(self) -> int:
+        """How long the longest of the stops lasts; 0: nothing is stopped."""
+        return max((budget.stop.left_ns for budget in self._budgets.values()), default=0)
+
     def remaining(self, kind: str, now_ns: int) -> int:
         """The least that is left in a window of the kind; 0 for a kind without a budget."""
         return min((b.remaining(now_ns) for b in self._by_kind.get(kind, ())), default=0)

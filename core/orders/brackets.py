@@ -256,6 +256,8 @@ class Brackets(Actor):
         if listed:
             self.manager.recall(listed, f"{order.order_id} needs their coins", _nothing)
         order.waiting = True
+        if order.reserved:  # of an attempt that is over: other exits that lack coins must not wait for these
+            self.manager.reserve(order, -order.reserved)
         self.outbox.put("orders", order.order_id, order)
         self._soon(order, COINS_WAIT_NS)
 

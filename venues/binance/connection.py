@@ -323,8 +323,10 @@ class Connection:
             self.listener.barred(f"the venue bars this address for {-(-wait_ns // SECOND_NS)} s: {one_line(fault.msg)}")
 
     def _bar_over(self) -> None:
-        self._bar_timer = None
-        self.listener.barred("")
+        left_ns = self.budgets.stopped_ns  # its timers may be a little later than this one
+        self._bar_timer = self.clock.call_in(left_ns, self._bar_over) if left_ns else None
+        if not left_ns:
+            self.listener.barred("")
 
     def _nonsense(self, link: Link, raw: bytes, reason: str) -> None:
         found = REPLY_ID.match(raw)
