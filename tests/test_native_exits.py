@@ -592,3 +592,15 @@ def test_reached_exits_that_lack_coins_do_not_wait_for_each_other(desk: NativeDe
     assert all(stop.ended and target.ended for _, stop, target in brackets)
     assert desk.total("BTC") < brackets[0][0].lot and desk.locked("BTC") == 0
     done(desk)
+
+
+def test_a_cancel_of_an_exit_whose_pair_is_refused_is_answered(tmp_path: Path) -> None:
+    """It was asked for while the pair was on its way; the other exit stays, here."""
+    desk = NativeDesk(tmp_path, coins=True)
+    for at in (50_000, 51_000, 52_000, 53_000):
+        desk.foreign_stop(at)
+    entry, stop, target = desk.bracket(wait_ms=0)
+    desk.until(lambda: stop.state is State.SENT, "the pair leaves")
+    assert desk.cancel(stop) is stop and stop.state is State.CANCELLED
+    assert is_here(desk, target) and entry.protected == Decimal("0.00999")
+    done(desk)

@@ -57,7 +57,7 @@ def retry_after_ns(text: str) -> int | None:
 
 
 # Who is told to wait asks again after at least so long, also where the clock has jumped past the end.
-LOOK_AGAIN_NS: Final = 10 * MS_NS
+LOOK_AGAIN_NS: Final = MS_NS // 2
 
 
 class Stop:

@@ -199,6 +199,9 @@ class NativeExits:
         state = advance(leg.state, Step.HOLD)
         if state is None:
             return
+        if leg.cancel_requested is not None:  # it never was a pair: this one alone is cancelled
+            self.manager.end(leg, Step.CANCEL, leg.cancel_requested, "CANCELLED", now_ns)
+            return
         lost = leg.state is State.UNKNOWN
         leg.state, leg.listed, leg.recalled = state, False, None
         leg.held_here |= message.refused or (lost and leg.attempt >= ATTEMPTS_MAX)
