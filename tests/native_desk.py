@@ -243,3 +243,19 @@ def exits_walk(folder: Path, seed: int, steps: int = 200, without: frozenset[str
     except AssertionError as error:
         raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(walked.told[-15:])) from error
     return desk
+
+
+def done(desk: NativeDesk) -> None:
+    desk.heal()
+    desk.settled_check()
+
+
+def is_at_exchange(desk: NativeDesk, *exits: Order) -> bool:
+    return all(desk.get(leg).at_venue and desk.at_exchange(leg) is not None for leg in exits)
+
+
+def is_here(desk: NativeDesk, *exits: Order) -> bool:
+    armed = desk.node.triggers.armed
+    return all(
+        desk.get(leg).state is State.HELD and armed(leg.order_id) and desk.at_exchange(leg) is None for leg in exits
+    )
