@@ -273,3 +273,14 @@ def test_an_amendment_of_an_exit_between_two_attempts_is_answered(desk: LiveDesk
     assert len(asked.values) == 1
     assert refused(asked.values[0]) in ("ORDER_IN_FLIGHT", "AMEND_LOST")
     done(desk)
+
+
+def test_a_report_that_is_lost_while_another_connection_takes_over_is_asked_for(desk: LiveDesk) -> None:
+    order = resting(desk)
+    desk.venue.heard = lambda *_: None  # what the first link still has to tell never arrives
+    desk.local.exchange.cancel_all("first", "BTCUSDT")
+    desk.wait(200)
+    assert desk.state(order) == "LIVE"
+    desk.venue.connection.session.renew("it is old")
+    desk.wait(3_000)
+    assert desk.state(order) == "CANCELLED"

@@ -244,6 +244,14 @@ class VenueStateChanged(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     timestamp_ns: int
 
 
+class VenueTookOver(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Another connection for orders has taken over from one that was up. A report that was on its way on that may be
+    lost: each order there has to be asked about, while orders go on."""
+
+    venue: str
+    timestamp_ns: int
+
+
 class ForeignFilled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Somebody else's order traded on our account at the venue: by hand, or by another program."""
 

@@ -19,7 +19,15 @@ from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.clock import SECOND_NS, Timer
 from ..kernel.kernel import Kernel
-from ..model.messages import ExitReturned, ExitUnsold, Refusal, ReportMissing, VenueStateChanged, VenueUnknown
+from ..model.messages import (
+    ExitReturned,
+    ExitUnsold,
+    Refusal,
+    ReportMissing,
+    VenueStateChanged,
+    VenueTookOver,
+    VenueUnknown,
+)
 from ..model.records import Amend, Order, State
 from .lifecycle import Step, advance
 from .manager import OrderManager
@@ -65,6 +73,7 @@ class Recovery(Actor):
         return {
             VenueUnknown: self.on_unknown,
             VenueStateChanged: self.on_venue,
+            VenueTookOver: self.on_took_over,
             ReportMissing: self.on_report_missing,
         }
 
@@ -101,6 +110,9 @@ class Recovery(Actor):
         self.outbox.event("health", kind, VenueConnected(message.venue, message.reason))
         if message.up:
             self.doubt_all(message.venue)
+
+    def on_took_over(self, message: VenueTookOver) -> None:
+        self.doubt_all(message.venue)
 
     def doubt_all(self, wallet: str) -> None:
         """Ask about every order that is at a wallet's venue, or on its way there."""

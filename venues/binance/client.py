@@ -19,6 +19,7 @@ from ...core.model.messages import (
     PlaceAtVenue,
     PlaceExitsAtVenue,
     VenueStateChanged,
+    VenueTookOver,
 )
 from ..client import Capabilities, QueryAnswer, VenueStatus
 from ..limits import Budgets, ConnectBudget
@@ -266,6 +267,9 @@ class BinanceVenue:
         self.gate.judge()
         self._tell(VenueStateChanged(venue=self.name, up=True, reason="", timestamp_ns=self.clock.now_ns()))
         self.account.ask_fees()
+
+    def took_over(self) -> None:
+        self._tell(VenueTookOver(venue=self.name, timestamp_ns=self.clock.now_ns()))
 
     def went(self, reason: str) -> None:
         self.gate.judge()

@@ -62,6 +62,10 @@ class Listener(Protocol):
         """What the account is now, before `came`, and when a link takes over."""
         ...
 
+    def took_over(self) -> None:
+        """Another link is signed on and hears all from now on; what the one before it had still to tell may be lost."""
+        ...
+
     def went(self, reason: str) -> None:
         """No link is signed on any more, or one could not sign on."""
         ...
@@ -253,6 +257,8 @@ class Connection:
         self.listener.holds(account)
         if gap:
             self.listener.came()
+        else:
+            self.listener.took_over()
 
     def _sign_on_again(self, link: Link, reason: str) -> None:
         """The link is there, but reports are not heard on it any more."""
