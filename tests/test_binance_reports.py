@@ -56,6 +56,7 @@ def filled(**changes: Any) -> VenueFilled:
         "maker": True,
         "timestamp_ns": AT_NS,
         "side": "buy",
+        "pair": "BTC_USDT",
     }
     return VenueFilled(**{**fields, **changes})
 
@@ -221,6 +222,9 @@ BAD_TRADES: dict[str, tuple[dict[str, Any], str]] = {
     "more than any kernel holds": ({"l": "9" * 30}, "small enough"),
     "more digits than any price": ({"L": "9" * 4_000}, "not a decimal"),
     "a fee that is none": ({"n": "free"}, "a fee"),
+    "a fee that is paid to us": ({"n": "-0.00000034"}, "pays none"),
+    "a fee of more than was bought": ({"n": "0.00034001"}, "for a trade of 0.00034"),
+    "a fee of more than was paid": ({"n": "18", "N": "USDT"}, "for a trade of 17.6799966"),
     "another symbol": ({"s": "ETHUSDT"}, "where BTCUSDT was expected"),
     "no trade id": ({"t": -1}, "the id -1"),
     "microseconds": ({"T": 1_499_405_658_657_000}, "not a time"),

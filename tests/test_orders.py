@@ -400,6 +400,33 @@ def test_held_buys_keep_the_position_limit_when_they_are_triggered_and_when_they
     desk.check()
 
 
+def test_a_fill_of_another_pair_is_never_booked_whatever_its_client_id(desk: Desk) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    for _ in range(2):
+        desk.node.kernel.input(desk.fill(order, "T1", "1000", pair="XMR_USDT"))
+        desk.wait(100)
+    assert order.filled_lots == 0
+    assert ("OddReport", "") in desk.events("health")
+    desk.check()
+
+
+@pytest.mark.parametrize(
+    ("quantity", "change"),
+    [("2000", {}), ("1000", {"price_ticks": 24_001})],
+    ids=["more than was sent", "a worse price"],
+)
+def test_a_fill_that_cannot_be_is_asked_about_and_booked_only_when_it_is_told_again(
+    desk: Desk, quantity: str, change: dict[str, int]
+) -> None:
+    order = desk.order("buy", "1000", type="limit", price="0.024")
+    desk.node.kernel.input(desk.fill(order, "T1", quantity, **change))
+    desk.wait(100)
+    assert (order.filled_lots, desk.faults) == (0, [])
+    desk.node.kernel.input(desk.fill(order, "T1", quantity, **change))
+    assert order.filled_lots * order.lot == Decimal(quantity)
+    assert desk.faults, "what cannot be has happened: trading is halted"
+
+
 def test_an_amend_that_nobody_here_asked_for_is_believed_and_told(desk: Desk) -> None:
     from tbx.core.model.messages import VenueAmended
 

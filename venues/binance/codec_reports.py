@@ -138,14 +138,17 @@ def _traded(
 
 def _foreign(report: ExecutionReport, instrument: Instrument, venue: str) -> ForeignFilled:
     fee, fee_currency = _fee(report.fee, report.fee_currency, instrument)
+    price_ticks = ticks(instrument, "the price of a trade", report.last_price)
+    qty_lots = lots(instrument, "the quantity of a trade", report.last_quantity)
+    _require_less(instrument, fee, fee_currency, price_ticks, qty_lots)
     return ForeignFilled(
         venue=venue,
         pair=instrument.pair,
         client_id=report.client_id,
         trade_id=_trade_id(report.trade_id, report.allocation_id),
         side=SIDES[report.side],
-        price_ticks=ticks(instrument, "the price of a trade", report.last_price),
-        qty_lots=lots(instrument, "the quantity of a trade", report.last_quantity),
+        price_ticks=price_ticks,
+        qty_lots=qty_lots,
         fee=fee,
         fee_currency=fee_currency,
         timestamp_ns=_ns(report.time_ms),
@@ -155,11 +158,25 @@ def _foreign(report: ExecutionReport, instrument: Instrument, venue: str) -> For
 def _fee(fee: str, currency: str | None, instrument: Instrument) -> tuple[Decimal, str]:
     """A fee and its currency; no fee has none."""
     amount = exact("a fee", fee)
+    if amount < 0:
+        raise Nonsense(f"a fee of {fee}: Binance pays none for a trade")
     if currency:
         return amount, currency
     if amount:
         raise Nonsense(f"a fee of {fee} in no currency")
     return ZERO, instrument.quote
+
+
+def _require_less(instrument: Instrument, fee: Decimal, currency: str, price_ticks: int, qty_lots: int) -> None:
+    """A fee takes a part of what was traded. One in a third asset has no measure here."""
+    if currency == instrument.base:
+        most = instrument.quantity(qty_lots)
+    elif currency == instrument.quote:
+        most = instrument.amount(price_ticks * qty_lots)
+    else:
+        return
+    if fee > most:
+        raise Nonsense(f"a fee of {plain(fee)} {currency} for a trade of {plain(most)}")
 
 
 def _trade_id(trade_id: int, allocation_id: int | None) -> str:
@@ -484,18 +501,22 @@ def _filled(
     maker: bool,
     timestamp_ns: int,
 ) -> VenueFilled:
+    price_ticks = ticks(instrument, "the price of a trade", price)
+    qty_lots = lots(instrument, "the quantity of a trade", quantity)
+    _require_less(instrument, *fee, price_ticks, qty_lots)
     return VenueFilled(
         venue=venue,
         client_id=client_id,
         venue_order_id=str(order_id),
         trade_id=trade_id,
-        price_ticks=ticks(instrument, "the price of a trade", price),
-        qty_lots=lots(instrument, "the quantity of a trade", quantity),
+        price_ticks=price_ticks,
+        qty_lots=qty_lots,
         fee=fee[0],
         fee_currency=fee[1],
         maker=maker,
         timestamp_ns=timestamp_ns,
         side=SIDES[side] if side is not None else None,
+        pair=instrument.pair,
     )
 
 
