@@ -119,7 +119,7 @@ class Node:
         on_trouble: Callable[[str], None] | None = None,
         market_source: Callable[[Clock, MarketData], MarketSource] | None = None,
     ) -> None:
-        """`exchanges` as `find_exchanges` found them; None where MARKET is not a live one. `market_source` feeds the
+        """`exchanges` as `connected` found them; None where MARKET is not a live one. `market_source` feeds the
         books instead of what they would. `run` tells this process from every other one: hexadecimal digits.
         """
         self.settings = settings

@@ -21,7 +21,7 @@ from ..core.model.errors import Nonsense, SettingsError, VenueError
 from ..core.model.instruments import Instrument
 from ..core.settings import Settings
 from ..venues.binance.client import BinanceVenue
-from ..venues.binance.endpoints import Endpoints, resolve
+from ..venues.binance.endpoints import of_settings
 from ..venues.binance.instruments import Listing, read_exchange_info
 from ..venues.binance.market import BinanceMarket, fetch_exchange_info
 from ..venues.binance.scripts import ServerClock
@@ -30,7 +30,7 @@ from ..venues.client import VenueStatus
 from ..venues.limits import ConnectBudget, binance_budgets
 from ..venues.picows_link import picows_connect
 from ..venues.rest import Rest
-from .exchanges import Core, Exchanges, LiveVenue, MarketSource, Simulated, Trouble
+from .exchanges import Core, Exchanges, LiveVenue, MarketSource, Trouble
 
 DEPTH_MAX_LIVE = 5_000  # levels held a side
 KEPT_FILE = "binance-exchange-info-{host}.json"  # of one REST host: what another one lists is another market
@@ -39,10 +39,8 @@ FETCH_TIMEOUT_S = 15.0
 DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
-async def find_exchanges(settings: Settings, clock: Clock, trouble: Trouble) -> Exchanges:
-    """What MARKET names. Raises SettingsError where that is nothing that can be traded."""
-    if not settings.market.live:
-        return Simulated(settings)
+async def connected(settings: Settings, clock: Clock, trouble: Trouble) -> Exchanges:
+    """The exchange that MARKET names. Raises SettingsError where that is nothing that can be traded."""
     found = Binance(settings, clock, trouble)
     await found.load()
     return found
@@ -57,7 +55,7 @@ class Binance:
         self.settings = settings
         self.clock = clock
         self.trouble = trouble
-        self.endpoints = endpoints_of(settings)
+        self.endpoints = of_settings(settings, public=not settings.live)
         self.signer = signer_of(settings) if settings.live else None
         self.shown = f"binance at {urlsplit(self.endpoints.stream).hostname}"
         self.account = f"binance at {host_of(self.endpoints.ws_api)}" if settings.live else ""
@@ -150,17 +148,6 @@ class Binance:
 def os_jitter() -> float:
     """0..1, different in every process: many that lost the same exchange must not come back at one moment."""
     return int.from_bytes(os.urandom(4)) / 2**32
-
-
-def endpoints_of(settings: Settings) -> Endpoints:
-    """Where the settings say that Binance is; the hosts without keys where no order is live."""
-    return resolve(
-        settings.binance_env,
-        settings.binance_rest_url,
-        settings.binance_ws_api_url,
-        settings.binance_stream_url,
-        public=not settings.live,
-    )
 
 
 def signer_of(settings: Settings) -> Signer:

@@ -165,9 +165,9 @@ class Service:
         """What MARKET names. What it takes to connect is loaded only where something is connected to: 20 MB."""
         if not self.settings.market.live:
             return Simulated(self.settings)
-        from .live import find_exchanges
+        from .live import connected
 
-        return await find_exchanges(self.settings, self.clock, self._trouble)
+        return await connected(self.settings, self.clock, self._trouble)
 
     async def _serve(self, listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
         neighbours = Neighbours(

@@ -284,10 +284,14 @@ class ExecutionEngine:
         return wrong.refusal() if wrong else plan
 
     @staticmethod
-    def _not_now(instrument: Instrument, away: str) -> Refusal:
+    def away_refusal(exchange: str, away: str) -> Refusal:
+        """Why nothing can be sent to an exchange now; `away` as `unavailable` says it."""
+        detail = f"{exchange} takes no orders now: {away}"
+        return Refusal(code="VENUE_UNAVAILABLE", detail=detail, status=503, retry_after_s=1)
+
+    def _not_now(self, instrument: Instrument, away: str) -> Refusal:
         if away:
-            detail = f"{instrument.exchange} takes no orders now: {away}"
-            return Refusal(code="VENUE_UNAVAILABLE", detail=detail, status=503, retry_after_s=1)
+            return self.away_refusal(instrument.exchange, away)
         detail = f"there is no current order book of {instrument.pair} at {instrument.exchange}"
         return Refusal(code="NO_MARKET_DATA", detail=detail, status=503, retry_after_s=1)
 

@@ -4,7 +4,6 @@ Always true here: an amendment is checked as a new order would be; what it may c
 hears of it, and what it does not need is freed when the venue has answered (`OrderManager.settle_amend`).
 """
 
-from decimal import Decimal
 from functools import partial
 
 import msgspec
@@ -29,16 +28,9 @@ class Amending(Actor):
         self.orders = manager.orders
         self.engine = manager.engine
         self.triggers = manager.triggers
-        self.engine.open_count = self.orders.open_count
-        self.engine.holding = self.holding
 
     def handles(self) -> dict[type, Handler]:
         return {AmendOrder: self.amend}
-
-    def holding(self, wallet: str, pair: str) -> Decimal:
-        """Base currency that the wallet has or is buying, as a venue's limit on positions counts it."""
-        base = pair.partition("_")[0]
-        return self.manager.ledger.total(wallet, base) + self.orders.quantity_bought(wallet, pair)
 
     def amend(self, request: AmendOrder, *, back: bool = False) -> None:
         """`back`: what its venue watched was asked back for this."""
@@ -103,7 +95,7 @@ class Amending(Actor):
             terms.check_market_lots("quantity", lots, wrong)
         more = lots if held else lots - order.qty_lots
         if change.qty_lots and order.side == "buy" and more > 0 and terms.max_position is not None:
-            terms.check_position(more, self.holding(order.wallet, order.pair), wrong)
+            terms.check_position(more, self.manager.holding(order.wallet, order.pair), wrong)
         ticks = stop if price is None else price
         if ticks and lots and not wrong and order.parent_id is None:
             terms.check_cost(field, ticks, lots, wrong, filled=order.filled_lots, at_market=at_market)
@@ -169,8 +161,7 @@ class Amending(Actor):
             return
         away = self.engine.unavailable(order.wallet)
         if away:
-            detail = f"{order.exchange} takes no changes now: {away}"
-            request.reply(Refusal(code="VENUE_UNAVAILABLE", detail=detail, status=503, retry_after_s=1))
+            request.reply(self.engine.away_refusal(order.exchange, away))
             return
         instrument = self.engine.instruments[order.exchange, order.pair]
         amend = Amend(change.qty_lots, change.price_ticks)

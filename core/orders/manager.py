@@ -106,7 +106,7 @@ class OrderManager(Actor):
         # Answers that wait for the venue's word on a cancel or an amend.
         self.waiting: dict[str, list[tuple[Request, Reply]]] = {}
         self._deadlines: list[tuple[int, str]] = []
-        engine.too_late = self.expire_late
+        engine.too_late, engine.open_count, engine.holding = self.expire_late, orders.open_count, self.holding
         # Takes exits back from their venue, and then goes on; set by who sends them there.
         self.recall: Callable[[Iterable[Order], str, Callable[[], None]], None] = _go_on
         self._sweeper: Timer | None = None
@@ -274,6 +274,11 @@ class OrderManager(Actor):
 
     # --- funds
 
+    def holding(self, wallet: str, pair: str) -> Decimal:
+        """Base currency that the wallet has or is buying, as a venue's limit on positions counts it."""
+        base = pair.partition("_")[0]
+        return self.ledger.total(wallet, base) + self.orders.quantity_bought(wallet, pair)
+
     def reserve(self, order: Order, change: Decimal) -> None:
         """Set aside for an order (positive), or free (negative)."""
         self.ledger.reserve(order.wallet, order.quote if order.side == "buy" else order.base, change)
@@ -302,7 +307,11 @@ class OrderManager(Actor):
         """The amend is decided: set free what it does not need."""
         order.amend_requested = None
         if not order.ended:
-            self.reserve(order, min(ZERO, self.reservation_now(order) - order.reserved))
+            self.free_surplus(order)
+
+    def free_surplus(self, order: Order) -> None:
+        """Set free what an order has reserved beyond what it needs now."""
+        self.reserve(order, min(ZERO, self.reservation_now(order) - order.reserved))
 
     # --- sending
 

@@ -310,11 +310,16 @@ class Reports(Actor):
         order.qty_lots = max(wanted, order.filled_lots)  # more may have traded before it was off the book
         order.price_ticks = order.price_ticks if asked.price_ticks is None else asked.price_ticks
         self.manager.settle_amend(order)
-        if order.left_lots <= 0:
+        if self._is_amended(order, now_ns):
+            self.manager.send(order, now_ns)
+
+    def _is_amended(self, order: Order, now_ns: int) -> bool:
+        """Tell that it has its new values; False where they leave nothing to trade, and it has ended."""
+        if order.left_lots <= 0:  # cut to what had been filled meanwhile
             self.manager.end(order, Step.CANCEL, "amended to what was filled", "CANCELLED", now_ns)
-            return
+            return False
         self.orders.changed(order, "OrderAmended", now_ns)
-        self.manager.send(order, now_ns)
+        return True
 
     def _goes_on(self, order: Order) -> bool:
         """Whether this is a reached sale at the market, which ends only when it is sold or taken back."""
@@ -345,12 +350,9 @@ class Reports(Actor):
         if wanted:
             self.manager.settle_amend(order)
         else:  # by hand at the venue, or by another program: the venue's word is what can trade
-            self.manager.reserve(order, min(ZERO, self.manager.reservation_now(order) - order.reserved))
-        if not order.ended and order.left_lots <= 0:  # cut to what had been filled meanwhile
-            self.manager.end(order, Step.CANCEL, "amended to what was filled", "CANCELLED", self.clock.now_ns())
-            return
-        self.orders.changed(order, "OrderAmended", self.clock.now_ns())
-        self.manager.answer_waiting(order, request="amend")
+            self.manager.free_surplus(order)
+        if self._is_amended(order, self.clock.now_ns()):
+            self.manager.answer_waiting(order, request="amend")
 
     def on_request_failed(self, message: VenueRequestFailed) -> None:
         order = self._find(message.client_id, f"a refused {message.request}")

@@ -220,9 +220,8 @@ def placed(order: PlacedOrder, instrument: Instrument, venue: str) -> list[Venue
     messages: list[VenueMessage] = [_accepted(venue, client_id, order.order_id, order.side, timestamp_ns)]
     if order.status is None:
         return messages
-    filled = 0
-    for fill in order.fills or ():
-        message = _filled(
+    fills = [
+        _filled(
             instrument,
             venue,
             client_id,
@@ -235,20 +234,9 @@ def placed(order: PlacedOrder, instrument: Instrument, venue: str) -> list[Venue
             maker=False,  # what trades on arrival takes
             timestamp_ns=timestamp_ns,
         )
-        filled += message.qty_lots
-        messages.append(message)
-    _require_sum(filled, order.executed_qty, instrument, order.order_id)
-    return messages + _end(
-        order.status,
-        filled,
-        order.orig_qty,
-        order.expiry_reason,
-        order.time_in_force,
-        instrument,
-        venue,
-        client_id,
-        timestamp_ns,
-    )
+        for fill in order.fills or ()
+    ]
+    return [*messages, *fills, *_outcome(order, fills, instrument, venue, client_id, timestamp_ns)]
 
 
 def placed_list(answer: PlacedList, instrument: Instrument, venue: str) -> list[VenueMessage]:
@@ -316,7 +304,7 @@ def known(
             timestamp_ns=updated_ns,
         ),
     ]
-    filled = 0
+    fills: list[VenueFilled] = []
     for trade in sorted(trades, key=lambda t: t.id):
         if trade.order_id != order.order_id or trade.symbol != order.symbol:
             raise Nonsense(f"a trade of the order {trade.order_id} among those of {order.order_id}")
@@ -333,20 +321,8 @@ def known(
             maker=trade.is_maker,
             timestamp_ns=_ns(trade.time),
         )
-        filled += message.qty_lots
-        messages.append(message)
-    _require_sum(filled, order.executed_qty, instrument, order.order_id)
-    return messages + _end(
-        order.status,
-        filled,
-        order.orig_qty,
-        order.expiry_reason,
-        order.time_in_force,
-        instrument,
-        venue,
-        client_id,
-        updated_ns,
-    )
+        fills.append(message)
+    return [*messages, *fills, *_outcome(order, fills, instrument, venue, client_id, updated_ns)]
 
 
 def differs(order: KnownOrder, asked: AskAtVenue, instrument: Instrument) -> str:
@@ -447,34 +423,32 @@ def _about(symbol: str, instrument: Instrument) -> None:
         raise Nonsense(f"it is about {symbol[:60]!r}, where {instrument.symbol} was expected")
 
 
-def _require_sum(filled: int, executed: str, instrument: Instrument, order_id: int) -> None:
-    """What is told of trades must be all that was executed: a missing one would be lost money."""
-    expected = _whole_lots(instrument, "the executed quantity", executed)
-    if filled != expected:
-        raise Nonsense(f"the order {order_id} has executed {expected} lots, and trades of {filled} lots are told")
-
-
-def _end(
-    status: str,
-    filled: int,
-    quantity: str,
-    expiry_reason: str | int | None,
-    tif: str,
+def _outcome(
+    order: PlacedOrder | KnownOrder,
+    fills: Sequence[VenueFilled],
     instrument: Instrument,
     venue: str,
     client_id: str,
     timestamp_ns: int,
 ) -> list[VenueMessage]:
-    """The end of an order that has one, beyond being filled."""
-    if status == "CANCELED":
-        return [_ended(venue, client_id, "cancelled", CANCELLED, timestamp_ns, filled)]
-    if status == "EXPIRED":
-        return [_ended(venue, client_id, "expired", expiry_words(expiry_reason, tif), timestamp_ns, filled)]
-    if status == "EXPIRED_IN_MATCH":
-        return [_ended(venue, client_id, "expired", SELF_TRADE, timestamp_ns, filled)]
-    if status == "FILLED" and filled < _whole_lots(instrument, "the quantity", quantity):
-        return [_ended(venue, client_id, "expired", SELF_TRADE, timestamp_ns, filled)]
-    return []
+    """The end of an order that has one, beyond being filled. Raises Nonsense where `fills` are not all that was
+    executed: a missing one would be lost money."""
+    filled = sum(fill.qty_lots for fill in fills)
+    expected = _whole_lots(instrument, "the executed quantity", order.executed_qty)
+    if filled != expected:
+        raise Nonsense(f"the order {order.order_id} has executed {expected} lots, and trades of {filled} lots are told")
+    match order.status:
+        case "CANCELED":
+            kind, reason = "cancelled", CANCELLED
+        case "EXPIRED":
+            kind, reason = "expired", expiry_words(order.expiry_reason, order.time_in_force)
+        case "EXPIRED_IN_MATCH":
+            kind, reason = "expired", SELF_TRADE
+        case "FILLED" if filled < _whole_lots(instrument, "the quantity", order.orig_qty):
+            kind, reason = "expired", SELF_TRADE
+        case _:
+            return []
+    return [_ended(venue, client_id, kind, reason, timestamp_ns, filled)]
 
 
 def _accepted(venue: str, client_id: str, order_id: int, side: TheirSide | None, timestamp_ns: int) -> VenueAccepted:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ...core.model.errors import SettingsError
+from ...core.settings import Settings
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +69,17 @@ def resolve(
     if problems:
         raise SettingsError(problems)
     return resolved
+
+
+def of_settings(settings: Settings, *, public: bool) -> Endpoints:
+    """Where the settings say that Binance is. Raises SettingsError."""
+    return resolve(
+        settings.binance_env,
+        settings.binance_rest_url,
+        settings.binance_ws_api_url,
+        settings.binance_stream_url,
+        public=public,
+    )
 
 
 def _address(name: str, given: str | None, usual: str, schemes: tuple[str, ...], problems: list[str]) -> str:

@@ -27,11 +27,11 @@ import uvloop
 from ...core.kernel.clock import SECOND_NS, SystemClock
 from ...core.model.errors import SettingsError
 from ...core.model.instruments import Instrument
-from ...core.settings import Settings, load_settings
+from ...core.settings import load_settings
 from ..limits import binance_budgets
 from ..picows_link import picows_connect
 from ..rest import Rest
-from .endpoints import Endpoints, resolve
+from .endpoints import Endpoints, of_settings
 from .instruments import read_exchange_info
 from .market import BinanceMarket, fetch_exchange_info
 
@@ -228,19 +228,9 @@ def run(arguments: argparse.Namespace) -> int:
     if wrong:
         raise SettingsError([f"{pair}: expected a pair such as BTC_USDT" for pair in wrong])
     out = arguments.out or Path(f"{pairs[0]}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.gz")
-    endpoints = endpoints_of(load_settings())
+    endpoints = of_settings(load_settings(), public=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(record(pairs, out, endpoints, arguments.seconds, _say))
-
-
-def endpoints_of(settings: Settings) -> Endpoints:
-    return resolve(
-        settings.binance_env,
-        settings.binance_rest_url,
-        settings.binance_ws_api_url,
-        settings.binance_stream_url,
-        public=True,
-    )
 
 
 async def record(
@@ -336,4 +326,4 @@ def _say(line: str) -> None:
     sys.stderr.write(f"tbx: {line}\n")
 
 
-__all__ = ["Recorder", "add_arguments", "endpoints_of", "record", "run"]
+__all__ = ["Recorder", "add_arguments", "record", "run"]

@@ -39,7 +39,7 @@ Document = dict[str, Any]
 ZERO = "0.00000000"
 STOP_TYPES = frozenset({"STOP_LOSS", "STOP_LOSS_LIMIT", "TAKE_PROFIT", "TAKE_PROFIT_LIMIT"})
 PRECISION = 8
-# Why an order expired, by the engine's number for it.
+# Why an order expired, by the engine's number for it: Binance's names (the expiryReason enumeration of its SBE schema).
 EXPIRY_REASONS = {
     EXPIRY_REJECTED: "REJECTED",
     EXPIRY_EXCHANGE: "EXCHANGE_CANCELED",
@@ -84,14 +84,9 @@ def acknowledged(order: Order, scale: int) -> Document:
     }
 
 
-def resulted(order: Order, scale: int) -> Document:
-    """newOrderRespType RESULT: how the order stands after all that it did at once."""
-    document = {
-        "symbol": order.symbol,
-        "orderId": order.order_id,
-        "orderListId": order.order_list_id,
-        "clientOrderId": order.client_order_id,
-        "transactTime": order.updated_ms * scale,
+def _standing(order: Order) -> Document:
+    """What every answer that changes an order tells of it, in this order."""
+    return {
         "price": fixed(order.price),
         "origQty": fixed(order.quantity),
         "executedQty": fixed(order.executed),
@@ -101,6 +96,18 @@ def resulted(order: Order, scale: int) -> Document:
         "timeInForce": order.time_in_force,
         "type": order.type,
         "side": order.side,
+    }
+
+
+def resulted(order: Order, scale: int) -> Document:
+    """newOrderRespType RESULT: how the order stands after all that it did at once."""
+    document = {
+        "symbol": order.symbol,
+        "orderId": order.order_id,
+        "orderListId": order.order_list_id,
+        "clientOrderId": order.client_order_id,
+        "transactTime": order.updated_ms * scale,
+        **_standing(order),
         "workingTime": at(order.working_ms, scale),
         "selfTradePreventionMode": order.stp_mode,
     }
@@ -131,15 +138,7 @@ def cancelled(order: Order, cancel_client_id: str, scale: int) -> Document:
         "orderListId": order.order_list_id,
         "clientOrderId": cancel_client_id,
         "transactTime": order.updated_ms * scale,
-        "price": fixed(order.price),
-        "origQty": fixed(order.quantity),
-        "executedQty": fixed(order.executed),
-        "origQuoteOrderQty": fixed(order.quote_order_qty),
-        "cummulativeQuoteQty": fixed(order.executed_quote),
-        "status": order.status,
-        "timeInForce": order.time_in_force,
-        "type": order.type,
-        "side": order.side,
+        **_standing(order),
         "selfTradePreventionMode": order.stp_mode,
     }
     _add_conditional(document, order, scale)

@@ -20,13 +20,6 @@ from msgspec import Struct
 
 from ....core.kernel.clock import MS_NS, Clock
 from ..exchange.records import (
-    EXPIRY_EXCHANGE,
-    EXPIRY_FOK,
-    EXPIRY_IOC,
-    EXPIRY_LIQUIDITY,
-    EXPIRY_OCO,
-    EXPIRY_OTO,
-    EXPIRY_REJECTED,
     UNIT,
     BalanceMoved,
     BalancesChanged,
@@ -35,19 +28,9 @@ from ..exchange.records import (
     ListChanged,
     Order,
 )
-from .documents import ZERO, fixed
+from .documents import EXPIRY_REASONS, ZERO, fixed
 from .faults import Faults
 
-# Binance's own names (the expiryReason enumeration of its SBE schema, as JSON writes it).
-EXPIRY_REASONS = {
-    EXPIRY_REJECTED: "REJECTED",
-    EXPIRY_EXCHANGE: "EXCHANGE_CANCELED",
-    EXPIRY_OCO: "OCO_TRIGGER",
-    EXPIRY_OTO: "OTO_PHASE_ONE_EXPIRED",
-    EXPIRY_IOC: "UNFILLED_IOC_QUANTITY_EXPIRED",
-    EXPIRY_FOK: "UNFILLED_FOK_ORDER_EXPIRED",
-    EXPIRY_LIQUIDITY: "INSUFFICIENT_LIQUIDITY",
-}
 PENDING_MAX = 100_000  # events that one request may cause; more is a fault of the exchange
 
 
