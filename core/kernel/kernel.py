@@ -15,6 +15,7 @@ from ..state.batch import Batch
 from .actor import Actor
 from .bus import Bus, Handler
 from .clock import MS_NS, Clock
+from .conditions import Conditions
 from .outbox import Effect, Event, Outbox, Parcel, encode_record
 
 
@@ -52,6 +53,7 @@ class Kernel:
         self.outbox = outbox or Outbox()
         self.outbox.release = self._release
         self.bus = Bus(self.fault)
+        self.conditions = Conditions(clock, self.outbox)
         self.actors: list[Actor] = []
         self.feed: list[FeedListener] = []
         self.on_fatal = on_fatal

@@ -1,0 +1,81 @@
+"""What is not as it should be, now and so far: each degraded mode by its name, for health, the feed and the metrics.
+
+Always true here: a condition holds from `begin` to `end`, once for each subject; beginning one that holds changes only
+why. Names are those of `KINDS` and nothing else, so that whoever watches knows them all beforehand.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from .clock import MS_NS, Clock
+from .outbox import Outbox
+
+# Name -> what it means for the one who reads it. `begin` and `count` take no other.
+KINDS: Final[Mapping[str, str]] = {
+    "store_away": "Redis does not take commits: no orders but reducing ones, nothing leaves until it is back",
+    "store_rewritten": "Redis came back with less than it had acknowledged, and was written anew from memory",
+    "venue_away": "an exchange has no connection for orders, or takes none",
+    "orders_unknown": "orders whose outcome the exchange has not proven yet; their funds stay reserved",
+    "reconciliation_differs": "the last comparison with an exchange found something that is not repaired yet",
+    "venue_contradicts": "an exchange does not know an order which it had accepted",
+    "external_orders": "open orders on our account that are not of this service; they are left alone",
+    "trading_limited": "the trading state is not ACTIVE",
+    "quarantined": "entries of the store that could not be read are set aside",
+    "fault": "an actor raised: a bug of ours; trading is HALTED",
+    "archive_failing": "old orders cannot be moved to the archive",
+    "events_dropped": "the feed's events outgrew their bound while the store was away",
+    "folder_lost": "DATA_DIR was removed while the service runs",
+    "lease_unsure": "whether this process is still the writer was not confirmed for too long: nothing is sent",
+    "market_stale": "no book of an exchange is up to date",
+}
+
+
+class Condition(msgspec.Struct, frozen=True, rename="camel"):
+    """One degraded mode that holds; also the data of its events."""
+
+    name: str
+    subject: str  # an exchange, a wallet, an order; empty where there is only one
+    why: str
+    since: int  # ms
+
+
+class Conditions:
+    """The conditions of one process; `held` are those that hold, the oldest first."""
+
+    def __init__(self, clock: Clock, outbox: Outbox) -> None:
+        self._clock = clock
+        self._outbox = outbox
+        self._held: dict[tuple[str, str], Condition] = {}
+        self.counts: dict[str, int] = dict.fromkeys(KINDS, 0)  # how often each has begun
+
+    @property
+    def held(self) -> list[Condition]:
+        return list(self._held.values())
+
+    def holds(self, name: str, subject: str = "") -> bool:
+        return (name, subject) in self._held
+
+    def begin(self, name: str, why: str, subject: str = "") -> None:
+        """It holds from now on; told on the health channel where it did not before, or for another reason."""
+        before = self._held.get((name, subject))
+        if before is not None and before.why == why:
+            return
+        if before is None:
+            self.counts[name] += 1
+            since = self._clock.now_ns() // MS_NS
+        else:
+            since = before.since
+        condition = self._held[name, subject] = Condition(name, subject, why, since)
+        self._outbox.event("health", "ConditionBegan" if before is None else "ConditionChanged", condition)
+
+    def end(self, name: str, subject: str = "") -> None:
+        """It holds no more; nothing where it did not."""
+        condition = self._held.pop((name, subject), None)
+        if condition is not None:
+            self._outbox.event("health", "ConditionEnded", condition)
+
+    def count(self, name: str) -> None:
+        """Something that happened and was over at once."""
+        self.counts[name] += 1
