@@ -228,11 +228,11 @@ def write(data_dir: Path, size: Size) -> Records:
     state = Records(size, time.time_ns())
     state.build()
     data_dir.mkdir(parents=True, exist_ok=True)
-    uvloop.run(_commit(data_dir, list(state.rows())))
+    uvloop.run(commit(data_dir, list(state.rows())))
     return state
 
 
-async def _commit(data_dir: Path, rows: list[tuple[str, str, bytes]]) -> None:
+async def commit(data_dir: Path, rows: list[tuple[str, str, bytes]]) -> None:
     loop = asyncio.get_running_loop()
     server = EmbeddedRedis(loop, data_dir)
     await server.start()

@@ -23,8 +23,10 @@ ROOT = BENCH.parent
 if (ROOT / ".src" / "tbx").is_dir():
     sys.path.insert(1, str(ROOT / ".src"))  # the checkout, before a tbx that is installed
 
-import follow_bench  # noqa: E402 - after the path
+import commit_bench  # noqa: E402 - after the path
+import follow_bench  # noqa: E402
 import micro  # noqa: E402
+import recover_bench  # noqa: E402
 import replay_bench  # noqa: E402
 import service_bench  # noqa: E402
 import store_rows  # noqa: E402
@@ -44,6 +46,8 @@ def measurements() -> dict[str, tuple[str, Measurement]]:
         "orders": ("POST /api/orders beside a bare handler: rate and latency", service_bench.orders),
         "start": ("start to ready, empty", service_bench.start),
         "held": ("start, reads and memory with 10,000 orders, 50,000 trades, 1,000 positions", service_bench.held),
+        "commit": ("commits while 2,000 orders a second come in, fsync everysec and always", commit_bench.commit),
+        "recover": ("start to ready of a live service with 10,000 open orders, 50,000 trades", recover_bench.recover),
         "tick": ("a depth frame to an order frame over real sockets, beside an echo", tick_bench.tick),
         "follow": ("200 symbols of diff depth, from the exchange's clock to the books", follow_bench.follow),
         "replay": ("recorded frames to books", replay_bench.replay),

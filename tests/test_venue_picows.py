@@ -247,6 +247,16 @@ def test_a_cut_is_told_and_the_session_comes_back() -> None:
     run(scenario)
 
 
+def test_a_frame_that_is_too_large_ends_the_link_and_is_told() -> None:
+    async def scenario(world: World) -> None:
+        world.transports[0].send(WSMsgType.TEXT, b"x" * (MESSAGE_BYTES_MAX + 1))
+        said = f"payload size exceeding max allowed size, {MESSAGE_BYTES_MAX + 1}"
+        await until(lambda: world.down and any(said in trouble for trouble in world.troubles))
+        await until(lambda: len(world.transports) == 2 and world.session.link)
+
+    run(scenario)
+
+
 def test_a_message_without_end_ends_the_link() -> None:
     async def scenario(world: World) -> None:
         server, part = world.transports[0], b"x" * (MESSAGE_BYTES_MAX // 4)

@@ -29,7 +29,8 @@ from .background import watch
 from .limits import retry_after_ns
 from .session import OPEN_TIMEOUT_NS, Cancel, Connect, ConnectFailed, Link
 
-MESSAGE_BYTES_MAX: Final = 4 << 20  # a frame, and what fragments may add up to; beyond it the link is closed
+# A frame, and what fragments may add up to; beyond it the link is closed. A list of 10,000 open orders is 5 MB.
+MESSAGE_BYTES_MAX: Final = 32 << 20
 SEND_BUFFER_MAX: Final = 1 << 20  # bytes that the venue did not read yet; beyond it the link is closed
 GOODBYE_S: Final = 2.0  # for the last bytes to leave, then the connection is cut
 
@@ -159,7 +160,7 @@ def _broken(link: Link, what: str) -> None:
 
 async def _connect(wire: PicowsWire, url: str, context: Callable[[], ssl.SSLContext], timeout_s: float) -> None:
     try:
-        await ws_connect(
+        transport, _ = await ws_connect(
             lambda: wire,
             url,
             ssl_context=context() if url.startswith("wss:") else None,
@@ -176,6 +177,11 @@ async def _connect(wire: PicowsWire, url: str, context: Callable[[], ssl.SSLCont
     else:
         if not wire.opened:  # picows returns normally when the peer hangs up before it has answered
             wire.link.failed(ConnectFailed("closed before the handshake was answered"))
+            return
+        try:
+            await transport.wait_disconnected()
+        except WSError as error:  # the venue broke the protocol; the link is told before that it is over
+            wire.link.trouble(str(error))
 
 
 def _refused(error: WSHandshakeError) -> ConnectFailed:
