@@ -108,6 +108,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     durability: Literal["ahead", "behind"]
     appendfsync: Literal["everysec", "always", "no"]
     redis_url: Secret | None
+    standby: bool
     log_level: Literal["debug", "info", "warn", "error"]
     log_format: Literal["text", "json"]
     log_dir: Path
@@ -252,6 +253,8 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
                 "When the embedded Redis forces its file to disk: everysec, always or no."),
         Setting("REDIS_URL", "embedded", redis_url,
                 "embedded, or redis://, rediss:// or unix:// of another Redis.", secret=True),
+        Setting("STANDBY", "true", flag,
+                "Where another process of this node is the writer: wait for its end and take over; false: refuse."),
     )),
     ("Logging", (
         Setting("LOG_LEVEL", "info", level, "debug, info, warn or error."),

@@ -1,4 +1,4 @@
-"""The command `tbx`: serve, config, exchange, record, replay, key, version.
+"""The command `tbx`: serve, config, backup, restore, verify, exchange, record, replay, key, version.
 
 Every error that the service raises on purpose ends as one line on standard error and exit code 2. What a command does
 is imported when that command runs: `tbx config` answers without loading numba or a server.
@@ -10,24 +10,28 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeVar
 
-from ..core.model.errors import SettingsError, TbxError
+from ..core.model.errors import SettingsError, StoreUnreadable, TbxError
 from ..core.setting_values import SCOPES, key_digest
 from ..core.settings import TABLE, Settings, load_settings
 
+T = TypeVar("T")
+
+EXIT_DIFFERENCES = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
-def serve(_: argparse.Namespace) -> int:
+def serve(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     _warn(settings)
     from .service import serve as serve_until_stopped
 
-    return serve_until_stopped(settings)
+    return serve_until_stopped(settings, quarantine=arguments.quarantine)
 
 
 def config(arguments: argparse.Namespace) -> int:
@@ -48,6 +52,36 @@ def config(arguments: argparse.Namespace) -> int:
             print(f"{row.name}={given[row.name].shown}  ({given[row.name].source})\n    {row.doc}")
         print()
     return 0
+
+
+def backup(arguments: argparse.Namespace) -> int:
+    from .state.backup import backup as write
+
+    manifest = _wait(write(load_settings(), arguments.file, force=arguments.force, version=own_version()))
+    counts = manifest.counts
+    _say(
+        f"{arguments.file}: node {manifest.node}, commit {manifest.number}, {counts['orders.jsonl']} orders, "
+        f"{counts['trades.jsonl']} trades, {counts['journal.jsonl']} journal entries"
+    )
+    return 0
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    from .state.backup import restore as bring_back
+
+    settings, replace, node = load_settings(), arguments.replace, arguments.node
+    manifest = _wait(bring_back(settings, arguments.file, replace=replace, node=node, version=own_version(), say=_say))
+    _say(f"{arguments.file} is restored: node {settings.node_id}, commit {manifest.number}; `tbx verify` compares it")
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    from .state.verify import json_of, text_of, verify_file
+    from .state.verify import verify as compare
+
+    report = verify_file(arguments.of) if arguments.of else _wait(compare(load_settings()))
+    print(json_of(report) if arguments.json else text_of(report))
+    return 0 if report.agrees else EXIT_DIFFERENCES
 
 
 def replay(arguments: argparse.Namespace) -> int:
@@ -100,6 +134,13 @@ def own_version() -> str:
         return "0+checkout"
 
 
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    """Only some commands need an event loop."""
+    import asyncio
+
+    return asyncio.run(work)
+
+
 def _say(line: str) -> None:
     print(f"tbx: {line}", file=sys.stderr)
 
@@ -126,10 +167,22 @@ def _parser(name: str) -> argparse.ArgumentParser:
         subparser.set_defaults(run=run)
         return subparser
 
-    command(serve, "serve the API until SIGINT or SIGTERM")
+    command(serve, "serve the API until SIGINT or SIGTERM").add_argument(
+        "--quarantine", action="store_true", help="set aside entries of the state that cannot be taken over, and go on"
+    )
     command(config, "print every setting, its value, where it comes from and what it means").add_argument(
         "--json", action="store_true", help="as JSON"
     )
+    of_backup = command(backup, "write the state to a file, while the service runs or not")
+    of_backup.add_argument("file", type=Path, metavar="FILE")
+    of_backup.add_argument("--force", action="store_true", help="replace the file where it exists")
+    of_restore = command(restore, "bring the state of a backup back; the service must not run")
+    of_restore.add_argument("file", type=Path, metavar="FILE")
+    of_restore.add_argument("--replace", action="store_true", help="back up the state that is there, and replace it")
+    of_restore.add_argument("--node", help="take the backup of another node")
+    of_verify = command(verify, "compute everything anew from fills and journal, and compare; 1 with differences")
+    of_verify.add_argument("--file", type=Path, dest="of", metavar="FILE", help="of a backup")
+    of_verify.add_argument("--json", action="store_true", help="as JSON")
     of_replay = command(replay, "replay a capture of Binance frames through the books and report on it")
     of_replay.add_argument("file", type=Path, metavar="FILE", help="lines of `<local_ns> <raw json>`, gzipped or not")
     of_replay.add_argument("--speed", choices=("max", "1x"), default="max", help="as fast as it goes, or as recorded")
@@ -162,6 +215,10 @@ def exit_code(run: Callable[[], int]) -> int:
     except SettingsError as error:
         for line in error.problems:
             print(f"tbx: {line}", file=sys.stderr)
+        return EXIT_ERROR
+    except StoreUnreadable as error:
+        for line in error.problems:
+            print(f"tbx: {' '.join(line.split())}", file=sys.stderr)
         return EXIT_ERROR
     except TbxError as error:
         print(f"tbx: {' '.join(str(error).split())}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.routing import Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..core.model.comparisons import ExternalOrder
 from ..core.model.order_views import OrderPlaced, OrderPreview, OrderView, fill_view, order_update
 from ..core.model.views import PortfolioView
 from .commands import Commands
@@ -16,10 +17,21 @@ from .context import Api, Readiness
 from .feed import BOOK, MESSAGE_MAX, Feed
 from .gate import Gate
 from .health import Health, HealthEndpoints, Tally
-from .openapi import Operation, OrderAmendment, OrderBatch, OrderRequest, PositionClosing, docs_page, openapi
+from .metrics import Metrics
+from .openapi import (
+    Operation,
+    OrderAmendment,
+    OrderBatch,
+    OrderRequest,
+    OrderResolution,
+    PositionClosing,
+    docs_page,
+    openapi,
+)
 from .orders import BatchResults, CancelResults, OrderEndpoints, OrderList, TradeList
 from .portfolio import ConsolidatedBook, PortfolioEndpoints, PositionList, consolidated_book
 from .problems import Problem
+from .reconciliation import ExternalOrders, ReconciliationEndpoints, RunList
 from .schema import OrderRules
 from .wire import SECURITY, Answer, Call, respond
 
@@ -69,10 +81,11 @@ class App:
 
     def __init__(self, api: Api) -> None:
         self.api = api
-        self.commands = Commands(api.kernel, api.loop)
+        self.commands = Commands(api.kernel, api.loop, api.queries.source.orders.get)
         self.tally = Tally(api.kernel.bus, api.queries.source.orders.values())
         self.orders = OrderEndpoints(api, self.commands, OrderRules(api.pairs(), api.exchanges()))
         self.portfolio = PortfolioEndpoints(api, self.commands)
+        self.reconciliation = ReconciliationEndpoints(api, self.commands)
         self.health = HealthEndpoints(api, self.tally)
         self.feed = Feed(
             api.kernel,
@@ -85,6 +98,7 @@ class App:
             portfolio_every_s=api.settings.position_update_interval_ns / 1e9,
         )
         api.kernel.feed.append(self.feed.committed)
+        self.metrics = Metrics(api, self.tally, self.feed)
         self.operations = self._operations()
         self._openapi = openapi(self.operations)
         self.asgi = self._gate()
@@ -96,7 +110,7 @@ class App:
     # --- the table
 
     def _operations(self) -> list[Operation]:
-        orders, portfolio, health = self.orders, self.portfolio, self.health
+        orders, portfolio, health, compared = self.orders, self.portfolio, self.health, self.reconciliation
         op = Operation
         # fmt: off
         return [
@@ -107,17 +121,23 @@ class App:
             op("POST", "/api/orders/batch", orders.batch, "trade", OrderBatch, BatchResults),
             op("POST", "/api/orders/preview", orders.preview, "read", OrderRequest, OrderPreview),
             op("GET", "/api/orders/client/{client_order_id}", orders.get_by_client_id, "read", None, OrderView),
+            op("GET", "/api/orders/external", compared.external, "read", None, ExternalOrders),
+            op("DELETE", "/api/orders/external/{exchange}/{pair}/{venue_order_id}", compared.cancel_external, "admin",
+               None, ExternalOrder),
             op("GET", "/api/orders/{order_id}", orders.get, "read", None, OrderView),
             op("PATCH", "/api/orders/{order_id}", orders.amend, "trade", OrderAmendment, OrderView),
             op("DELETE", "/api/orders/{order_id}", orders.cancel, "trade", None, OrderView),
+            op("POST", "/api/orders/{order_id}/resolve", orders.resolve, "admin", OrderResolution, OrderView),
             op("GET", "/api/trades", orders.list_trades, "read", None, TradeList, query=TRADE_QUERY),
             op("GET", "/api/portfolio", portfolio.portfolio, "read", None, PortfolioView),
             op("POST", "/api/portfolio/refresh", portfolio.refresh, "trade", None, PortfolioView),
+            op("GET", "/api/reconciliation", compared.runs, "read", None, RunList),
             op("GET", "/api/positions", portfolio.positions, "read", None, PositionList),
             op("POST", "/api/positions/{position_id}/close", portfolio.close, "trade", PositionClosing, OrderPlaced,
                201),
             op("GET", "/api/book/{pair}", portfolio.book, "read", None, ConsolidatedBook, query=("depth", "exchange")),
             op("GET", "/api/health", health.health, "read", None, Health),
+            op("GET", "/metrics", self.metrics.metrics, "read", None, str),
             op("GET", "/livez", health.live, None, None, None),
             op("GET", "/readyz", health.ready, None, None, Readiness),
             op("GET", "/openapi.json", self.openapi_document, None, None, None),

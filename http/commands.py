@@ -33,9 +33,11 @@ FAULT = "a fault of the service while the request ran; it has been logged, and t
 class Commands:
     """Sends commands into one kernel."""
 
-    def __init__(self, kernel: Kernel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, kernel: Kernel, loop: asyncio.AbstractEventLoop, held: Callable[[str], Order | None]) -> None:
+        """`held` finds an order in memory by its id."""
         self.kernel = kernel
         self.loop = loop
+        self.held = held
         self._asked: set[asyncio.Future[Any]] = set()
         self._ends: dict[str, list[asyncio.Future[None]]] = {}
         self._waiting = 0
@@ -84,8 +86,10 @@ class Commands:
         await asyncio.wait([future], timeout=READ_WAIT_S)
 
     async def end_of(self, order: Order, seconds: float) -> bool:
-        """Wait until the order has ended and that is committed; False where no more requests may wait."""
-        if order.ended:
+        """Wait until the order has ended and that is committed; False where no more requests may wait. `order` may be
+        as it was."""
+        now = self.held(order.order_id)
+        if order.ended or now is None or now.ended:
             await self.committed()
             return True
         if self._waiting >= WAITING_MAX:

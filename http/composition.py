@@ -10,93 +10,43 @@ from collections.abc import Callable, Iterator
 from decimal import ROUND_FLOOR, Decimal
 from functools import partial
 
-import msgspec
-
 from ..core.execution.engine import ExecutionEngine, Limits
 from ..core.kernel.clock import Clock
 from ..core.kernel.kernel import CommitStore, Kernel, Record
 from ..core.kernel.outbox import Outbox
-from ..core.market.data import MarketData, StoredBook
+from ..core.market.data import MarketData
 from ..core.model.errors import SettingsError, StoreCorrupt, StoreError
 from ..core.model.exact import ZERO
-from ..core.model.ids import Counters, Ids, base36
+from ..core.model.ids import Ids, base36
 from ..core.model.messages import AskAtVenue, Faulted, PlaceAtVenue
-from ..core.model.records import Balance, EquitySample, Fill, Order, Position, State
+from ..core.model.records import Order, State
 from ..core.orders.amending import Amending
 from ..core.orders.brackets import Brackets
 from ..core.orders.closing import Closing
 from ..core.orders.history import ArchiveWrite, History, HistoryLimits
 from ..core.orders.manager import OrderManager, OrderSettings
+from ..core.orders.reconciliation import Reconciliation
 from ..core.orders.recovery import Recovery
 from ..core.orders.registry import Orders
 from ..core.orders.reports import ArchivedTrades, Reports
+from ..core.orders.resolving import Resolving
 from ..core.orders.triggers import Triggers
 from ..core.portfolio.accounts import Accounts
 from ..core.portfolio.ledger import Ledger, reservations
-from ..core.portfolio.manager import DayOpen, PortfolioManager
+from ..core.portfolio.manager import PortfolioManager
 from ..core.risk.checks import Checks, RiskLimits
 from ..core.risk.guard import Guard
 from ..core.settings import Settings
+from ..core.state.lease import Lease
 from ..core.state.store import Loaded
 from ..venues.client import VenueClient
 from ..venues.paper import PaperVenue
 from ..venues.simulator.instruments import paper_latency_ns
 from .exchanges import Core, Exchanges, MarketSource, Shown, Simulated
+from .state.loading import Held, checked_account
+from .watching import Watched, Watching
 
 PAPER_JITTER_SHARE = 5  # the paper venues' latency varies by up to a fifth of it
-
-
-class Held(msgspec.Struct):
-    """The committed state, decoded."""
-
-    orders: list[Order]
-    fills: list[Fill]
-    balances: list[Balance]
-    positions: list[Position]
-    books: list[StoredBook]
-    samples: list[EquitySample]
-    counters: Counters
-    day_open: DayOpen | None
-    account: str  # where live orders went
-    account_id: str  # what that exchange calls the account; empty before it said so
-
-    @classmethod
-    def of(cls, loaded: Loaded, node: str) -> "Held":
-        """Raises StoreCorrupt with the key of the first record that cannot be read."""
-        tables = loaded.tables
-
-        def rows(table: str, kind: type[msgspec.Struct]) -> list[msgspec.Struct]:
-            decode = msgspec.json.Decoder(kind).decode
-            found = []
-            raw_rows = tables.pop(table, {})
-            while raw_rows:  # each raw row goes as soon as it is read: the two together would be the peak of the memory
-                field, raw = raw_rows.popitem()
-                try:
-                    found.append(decode(raw))
-                except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                    raise StoreCorrupt(f"tbx:{node}:{table} {field}", str(error)) from error
-            return found
-
-        try:
-            counters = msgspec.json.decode(loaded.meta.get("ids", b"{}"), type=Counters)
-            day_open = msgspec.json.decode(loaded.meta.get("dayOpen", b"null"), type=DayOpen | None)
-            account = msgspec.json.decode(loaded.meta.get("account", b'""'), type=str)
-            account_id = msgspec.json.decode(loaded.meta.get("accountId", b'""'), type=str)
-            samples = [msgspec.json.decode(raw, type=EquitySample) for raw in loaded.equity]
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise StoreCorrupt(f"tbx:{node}:meta ids or tbx:{node}:equity", str(error)) from error
-        return cls(
-            orders=rows("orders", Order),  # type: ignore[arg-type]
-            fills=rows("trades", Fill),  # type: ignore[arg-type]
-            balances=rows("balances", Balance),  # type: ignore[arg-type]
-            positions=rows("positions", Position),  # type: ignore[arg-type]
-            books=rows("books", StoredBook),  # type: ignore[arg-type]
-            samples=samples,
-            counters=counters,
-            day_open=day_open,
-            account=account,
-            account_id=account_id,
-        )
 
 
 class Node:
@@ -112,23 +62,25 @@ class Node:
         archived_trades: ArchivedTrades,
         *,
         epoch: int,
+        lease: Lease | None = None,
         run: str = "0",
         exchanges: Exchanges | None = None,
+        held: Held | None = None,
         on_fatal: Callable[[StoreError], None] | None = None,
         on_fault: Callable[[Faulted, Exception], None] | None = None,
         on_trouble: Callable[[str], None] | None = None,
         market_source: Callable[[Clock, MarketData], MarketSource] | None = None,
     ) -> None:
         """`exchanges` as `connected` found them; None where MARKET is not a live one. `market_source` feeds the
-        books instead of what they would. `run` tells this process from every other one: hexadecimal digits.
-        """
+        books instead of what they would. `run` tells this process from every other one: hexadecimal digits. `held` is
+        `loaded` where that was examined already."""
         self.settings = settings
         self.exchanges: Exchanges = exchanges if exchanges is not None else Simulated(settings)
         self.trouble = on_trouble or _untold
-        self.held = Held.of(loaded, settings.node_id)
-        self._check_account()
+        self.held = held if held is not None else Held.of(loaded, settings.node_id)
+        self.account, self.account_id = checked_account(self.held, self.exchanges.account, settings.node_id)
         outbox = Outbox(loaded.seq, loaded.number, release_at_once=settings.durability == "behind")
-        self.kernel = Kernel(clock, store, outbox=outbox, on_fatal=on_fatal, on_fault=on_fault)
+        self.kernel = Kernel(clock, store, outbox=outbox, lease=lease, on_fatal=on_fatal, on_fault=on_fault)
         self.ids = Ids(settings.node_id, self.held.counters, base36(int(run, 16) % 36**3))
         self.instruments = {(i.exchange, i.pair): i for i in self.exchanges.instruments}
         self.market = MarketData(
@@ -147,6 +99,8 @@ class Node:
         self.reports = Reports(self.kernel, self.manager, rng.random, archived_trades)
         self.recovery = Recovery(self.kernel, self.manager, self._ask)
         self.accounts = self._accounts()
+        self.reconciliation = self._reconciliation(archived_trades)
+        self.reconciliation.marks.restore(loaded.meta)
         self.source: MarketSource = (
             market_source(clock, self.market)
             if market_source is not None
@@ -241,8 +195,20 @@ class Node:
         accounts = Accounts(self.kernel, self.portfolio, self.instruments, recovery.settled_at, recovery.doubt_all)
         for venue in self.live_venues:
             accounts.attach(venue.name, venue)
-        self.engine.pending = accounts.pending
+        self.engine.pending = self._pending
         return accounts
+
+    def _reconciliation(self, archived: ArchivedTrades) -> Reconciliation:
+        found = Reconciliation(self.kernel, self.manager, self.accounts, self.instruments, archived)
+        for venue in self.live_venues:
+            found.attach(venue.name, venue.survey)
+        self.reports.adopt, self.reports.unknown_accepted = found.adopt, found.unknown_accepted
+        self.triggers.not_yet = found.not_yet
+        return found
+
+    def _pending(self, wallet: str) -> str:
+        """Why no order of a wallet is sent yet; empty where they are."""
+        return self.accounts.pending(wallet) or self.reconciliation.pending(wallet)
 
     def _add_actors(self) -> None:
         for actor in (
@@ -258,21 +224,14 @@ class Node:
             self.market,
             self.history,
             self.recovery,
+            Resolving(self.kernel, self.manager, self.recovery),
             self.accounts,
+            self.reconciliation,
+            Watching(self.kernel, self._watched()),
         ):
             self.kernel.add(actor)
 
     # --- state
-
-    def _check_account(self) -> None:
-        """Orders and balances of one exchange must never be taken for those of another, such as a test network's."""
-        before, now = self.held.account, self.exchanges.account
-        self.account, self.account_id = now or before, self.held.account_id
-        if before and now and before != now:
-            raise SettingsError(
-                f"the state of node {self.settings.node_id!r} belongs to {before}, and now {now} is set; "
-                "use another DATA_DIR, or another NODE_ID on that Redis, for each account"
-            )
 
     def _admit_account(self, account_id: str) -> str:
         """As `Core.account_id`: the host is known before, the account at it only when it is signed on to."""
@@ -301,6 +260,7 @@ class Node:
         yield "meta", "dayOpen", self.portfolio.day_open_record()
         yield "meta", "account", self.account
         yield "meta", "accountId", self.account_id
+        yield from self.reconciliation.marks.records()
 
     def _restore(self) -> None:
         held = self.held
@@ -364,25 +324,50 @@ class Node:
 
     def shown_venues(self) -> list[Shown]:
         """Each exchange once, as health shows it: the live venue where there is one."""
-        clients: dict[str, VenueClient] = dict(self.paper_venues)
-        clients.update((venue.name, venue) for venue in self.live_venues)
-        prices, pending = self.exchanges.market_status, self.accounts.pending
+        prices, pending = self.exchanges.market_status, self._pending
         return [
             Shown(name, client.status, prices, partial(pending, name), partial(self._any_book, name))
-            for name, client in clients.items()
+            for name, client in self._clients().items()
         ]
+
+    def _clients(self) -> dict[str, VenueClient]:
+        """Each exchange once: the live venue where there is one."""
+        clients: dict[str, VenueClient] = dict(self.paper_venues)
+        clients.update((venue.name, venue) for venue in self.live_venues)
+        return clients
+
+    def _watched(self) -> list[Watched]:
+        return [
+            Watched(name, partial(self._away, client), partial(self._stale, name))
+            for name, client in self._clients().items()
+        ]
+
+    def _away(self, client: VenueClient) -> str:
+        why = client.unavailable
+        if why:
+            return why
+        status = client.status()
+        if status.status == "disconnected":
+            return status.reason or "not connected"
+        return self._pending(client.name)
+
+    def _stale(self, exchange: str) -> str:
+        prices = self.exchanges.market_status().get(exchange)
+        if prices is not None and prices.status != "connected":
+            return prices.reason or f"market data is {prices.status}"
+        return "" if self._any_book(exchange) else "no book was updated in time"
 
     def _any_book(self, exchange: str) -> bool:
         """Whether the book of any pair of an exchange may be traded on."""
         now_ns = self.kernel.clock.now_ns()
         return any(self.market.fresh(name, pair, now_ns) for name, pair in self.instruments if name == exchange)
 
-    def _ask(self, order: Order, answer: Callable[[bool | None], None]) -> None:
+    def _ask(self, order: Order, doubted: bool, answer: Callable[[bool | None], None]) -> None:
         venue = self.venues.get(order.wallet)
         if venue is None:
             answer(None)
         else:
-            venue.query(_question(order), answer)
+            venue.query(_question(order, doubted), answer)
 
 
 def _as_placed(order: Order) -> PlaceAtVenue:
@@ -398,7 +383,7 @@ def _as_placed(order: Order) -> PlaceAtVenue:
     )
 
 
-def _question(order: Order) -> AskAtVenue:
+def _question(order: Order, doubted: bool) -> AskAtVenue:
     """About the order's present attempt."""
     return AskAtVenue(
         client_id=order.venue_client_id,
@@ -407,6 +392,8 @@ def _question(order: Order) -> AskAtVenue:
         qty_lots=order.attempt_until - order.attempt_from,
         price_ticks=order.price_ticks if order.price_ticks is not None else order.guard_ticks,
         venue_order_id=order.venue_order_id,
+        filled_lots=order.filled_lots - order.attempt_from,
+        doubted=doubted,
     )
 
 

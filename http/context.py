@@ -10,10 +10,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ..core.kernel.conditions import Condition
 from ..core.kernel.kernel import Kernel
+from ..core.model.comparisons import ExternalOrder, Reconciled
 from ..core.model.instruments import Instrument
 from ..core.model.messages import Refusal, SubmitOrder
 from ..core.model.order_views import OrderPreview
+from ..core.model.records import Order
 from ..core.orders.queries import OrderQueries
 from ..core.settings import Settings
 from ..venues.client import VenueStatus
@@ -23,8 +26,25 @@ class Readiness(msgspec.Struct, frozen=True, rename="camel"):
     """Whether orders can be taken, and what is missing if not."""
 
     ready: bool
-    checks: dict[str, bool]  # store, recovered, reconciled, venue
+    checks: dict[str, bool]  # store, trading, recovered, reconciled, venue
     reason: str = ""
+    conditions: list[Condition] = []  # those that keep orders out
+
+
+def readiness_of(kernel: Kernel, *, reconciled: bool, venue: bool, recovered: bool = True) -> Readiness:
+    """Orders are taken where the store takes commits, the outcome of every order is known, an exchange can be reached,
+    and none of `REFUSE_ORDERS` holds."""
+    refusing = kernel.conditions.refusing
+    checks = {
+        "store": kernel.store_up and not kernel.conditions.holds("folder_lost"),
+        "trading": not refusing,
+        "recovered": recovered,
+        "reconciled": reconciled,
+        "venue": venue,
+    }
+    missing = [name for name, passed in checks.items() if not passed]
+    whys = [f"{condition.name}: {condition.why}" for condition in refusing]
+    return Readiness(not missing, checks, "; ".join([", ".join(missing), *whys]) if missing else "", refusing)
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, rename="camel"):
@@ -81,6 +101,29 @@ class ErrorLog(Protocol):
     def error(self, word: str, fields: Mapping[str, object]) -> None: ...
 
 
+class HistorySource(Protocol):
+    """The part of History that metrics read."""
+
+    archived: int
+    archived_fills: int
+
+
+class ComparisonSource(Protocol):
+    """The part of Reconciliation that the API reads."""
+
+    @property
+    def runs(self) -> Iterable[Reconciled]:
+        """The last ones, the newest first."""
+        ...
+
+    @property
+    def external(self) -> list[ExternalOrder]: ...
+
+
+def no_figures() -> Mapping[str, Mapping[str, int]]:
+    return {}
+
+
 def no_services() -> Mapping[str, ServiceStatus]:
     return {}
 
@@ -109,6 +152,10 @@ class Api:
     started_ns: int
     services: Callable[[], Mapping[str, ServiceStatus]] = no_services
     archive_used: Callable[[], bool] = bool  # whether any order has left memory for the archive
+    open_orders: Callable[[], Iterable[Order]] = tuple
+    history: HistorySource | None = None  # what has left memory for the archive since the start
+    figures: Callable[[], Mapping[str, Mapping[str, int]]] = no_figures  # exchange -> what it counts, by name
+    comparisons: ComparisonSource | None = None  # with live exchanges
 
     @property
     def paper(self) -> bool:

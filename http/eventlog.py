@@ -25,6 +25,8 @@ ORDER_WORDS = {
     "OrderSized": "SIZED",
     "OrderRetried": "RETRIED",
     "OrderContradicted": "CONTRADICTED",
+    "OrderAdopted": "ADOPTED",
+    "OrderResolved": "RESOLVED",
 }
 # Events of the health channel that are about an exchange -> word and level in exchange.log.
 EXCHANGE_WORDS = {
@@ -32,6 +34,14 @@ EXCHANGE_WORDS = {
     "VenueDisconnected": ("DISCONNECTED", "warn"),
     "VenueContradiction": ("CONTRADICTION", "error"),
     "OddReport": ("ODD_REPORT", "warn"),
+    "Reconciled": ("RECONCILED", "info"),
+    "ResolvedOrderMoved": ("RESOLVED_ORDER_MOVED", "error"),
+}
+# What is not as it should be -> word and level in execution.log, with the name of the mode and why.
+CONDITION_WORDS = {
+    "ConditionBegan": ("CONDITION_BEGAN", "warn"),
+    "ConditionChanged": ("CONDITION_CHANGED", "warn"),
+    "ConditionEnded": ("CONDITION_ENDED", "info"),
 }
 FAILED = frozenset({"OrderRejected", "OrderUnknown", "OrderContradicted", "OrderCancelRefused", "OrderAmendRefused"})
 
@@ -67,6 +77,8 @@ class EventLog:
             return (route("trades", "EXECUTED"),)
         if event.channel == "health" and kind in EXCHANGE_WORDS:
             return (route("exchange", *EXCHANGE_WORDS[kind]),)
+        if event.channel == "health" and kind in CONDITION_WORDS:
+            return (route("execution", *CONDITION_WORDS[kind]),)
         if event.channel == "positions":
             return (route("portfolio", kind),)
         return (route("execution", kind),)

@@ -12,6 +12,7 @@ import msgspec
 from ..core.kernel.clock import Clock
 from ..core.kernel.kernel import Kernel
 from ..core.market.data import MarketData, StoredBook
+from ..core.model.comparisons import Surveyor
 from ..core.model.ids import Ids
 from ..core.model.instruments import Instrument
 from ..core.settings import Settings
@@ -42,6 +43,15 @@ class LiveVenue(VenueClient, Protocol):
 
     def report_balances(self) -> None:
         """Answers BalancesReported, or nothing where the venue cannot be asked."""
+        ...
+
+    @property
+    def survey(self) -> Surveyor:
+        """What is asked for comparing all of the account with what is known here."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """What it counts, by name; for metrics."""
         ...
 
 

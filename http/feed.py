@@ -191,6 +191,10 @@ class Feed:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._heartbeat: asyncio.TimerHandle | None = None
         self._closing = False
+        self.dropped_count = 0  # clients that were too slow
+        self._events_dropped = kernel.outbox.events_dropped
+        self._health_due = False
+        kernel.conditions.on_change.append(self._health_changed)
 
     # --- events from the kernel
 
@@ -198,6 +202,10 @@ class Feed:
         """A commit is acknowledged: its events may be seen."""
         if not self.clients:
             return
+        dropped = self.kernel.outbox.events_dropped
+        if dropped != self._events_dropped:
+            self._events_dropped = dropped
+            self._tell_gap()
         for event in events:
             listeners = self._listeners.get(event.channel)
             if listeners:
@@ -207,6 +215,27 @@ class Feed:
         for client in self.clients:
             if client.held:
                 client.hold(events)
+
+    def _tell_gap(self) -> None:
+        """Events were dropped while the store was away: who listens gets the state instead."""
+        for client in self.clients:
+            names = [name for name in client.channels if name in EVENT_CHANNELS]
+            if names:
+                self._gap(client, names)
+
+    def _gap(self, client: Client, names: list[str]) -> None:
+        say(client, {"op": "gap", "epoch": self.epoch, "seq": self.kernel.committed_seq, "channels": names})
+        self._snapshots(client, names)
+
+    def _health_changed(self) -> None:
+        """Who looks at health is shown it now, once for all that changes in this turn of the loop."""
+        if not self._health_due and "health" in self._listeners:
+            self._health_due = True
+            self.loop.call_soon(self._show_health)
+
+    def _show_health(self) -> None:
+        self._health_due = False
+        self._picture("health")
 
     def _every_s(self, channel: str) -> float | None:
         """How often a picture is made; None for a channel of events."""
@@ -292,6 +321,7 @@ class Feed:
 
     def _leave(self, client: Client) -> None:
         self.clients.discard(client)
+        self.dropped_count += client.close_code == SLOW
         client.held.clear()
         for channel in client.channels:
             self._unlisten(client, channel)
@@ -397,8 +427,7 @@ class Feed:
         if whole:
             self._go_live(client, held, until)
         else:
-            say(client, {"op": "gap", "epoch": self.epoch, "seq": self.kernel.committed_seq, "channels": names})
-            self._snapshots(client, names)
+            self._gap(client, names)
 
     def _hold(self, client: Client, names: Iterable[str]) -> dict[str, list[Event]]:
         """From now on keep the events of these channels back."""
@@ -462,8 +491,14 @@ class Feed:
         self._picture(channel)
 
     def _picture(self, channel: str, only: Client | None = None) -> None:
-        """Show a picture to everybody who looks, or to one; it leaves once what it shows is committed."""
+        """Show a picture to everybody who looks, or to one; it leaves once what it shows is committed.
+
+        Health does not wait: that the store is away must be seen while it is away.
+        """
         text = self._frame(channel)
+        if channel == "health":
+            self._show(channel, text, only)
+            return
         self._when_committed(self._show, channel, text, only)
 
     def _show(self, channel: str, text: str, only: Client | None) -> None:

@@ -3,12 +3,14 @@
 Always true here: nothing is asked while a request waits; every answer is what was known already.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
 from starlette.types import Receive
 
 from ..core.kernel.bus import Bus
+from ..core.kernel.conditions import Condition
 from ..core.kernel.outbox import encode_document
 from ..core.model.messages import OrderEnded
 from ..core.model.records import Order, State
@@ -49,7 +51,7 @@ class EngineHealth(msgspec.Struct, frozen=True, rename="camel"):
 class Health(msgspec.Struct, frozen=True, rename="camel"):
     """The answer to GET /api/health."""
 
-    status: str  # healthy, degraded or unhealthy
+    status: str  # healthy, degraded, unhealthy or standby
     service: str
     timestamp: int
     uptime: str  # HH:MM:SS; hours go on counting
@@ -58,16 +60,17 @@ class Health(msgspec.Struct, frozen=True, rename="camel"):
     services: dict[str, ServiceStatus]
     execution_engine: EngineHealth
     readiness: Readiness
+    conditions: list[Condition]  # every degraded mode that holds, the oldest first
+    role: str = "writer"  # or standby: another process of the node is the writer, this one waits
 
 
 class Tally:
     """Counts how orders end, from the bus."""
 
     def __init__(self, bus: Bus, orders: Iterable[Order] = ()) -> None:
-        self.processed = 0
-        self.rejected = 0
-        self.filled = 0
-        self.execution_ns = 0  # of the filled ones
+        self.ended: Counter[State] = Counter()
+        self.timed = 0  # filled ones that have a time of their last fill
+        self.execution_ns = 0  # of those
         for order in orders:
             if order.ended:
                 self.count(order)
@@ -79,20 +82,23 @@ class Tally:
             self.count(change.order)
 
     def count(self, order: Order) -> None:
-        self.processed += 1
-        if order.state is State.REJECTED:
-            self.rejected += 1
-        elif order.state is State.FILLED and order.fill_ns is not None:
-            self.filled += 1
+        self.ended[order.state] += 1
+        if order.state is State.FILLED and order.fill_ns is not None:
+            self.timed += 1
             self.execution_ns += max(0, order.fill_ns - order.submit_ns)
 
     @property
+    def processed(self) -> int:
+        return self.ended.total()
+
+    @property
     def success_rate(self) -> float:
-        return round(100 * (1 - self.rejected / self.processed), 2) if self.processed else 100.0
+        processed = self.processed
+        return round(100 * (1 - self.ended[State.REJECTED] / processed), 2) if processed else 100.0
 
     @property
     def average_execution(self) -> str:
-        return duration(self.execution_ns // self.filled) if self.filled else "0ms"
+        return duration(self.execution_ns // self.timed) if self.timed else "0ms"
 
 
 ENDINGS = frozenset(("OrderFilled", "OrderCancelled", "OrderRejected", "OrderExpired"))
@@ -131,7 +137,8 @@ class HealthEndpoints:
         state = api.trading_state()
         engine = {"ACTIVE": "operational", "REDUCING": "reducing"}.get(state, "halted")
         readiness = api.readiness()
-        well = state == "ACTIVE" and all(exchange.status == "connected" for exchange in exchanges.values())
+        conditions = api.kernel.conditions.held
+        well = api.kernel.conditions.well and all(exchange.status == "connected" for exchange in exchanges.values())
         return Health(
             status="unhealthy" if not readiness.ready else "healthy" if well else "degraded",
             service=SERVICE,
@@ -148,6 +155,7 @@ class HealthEndpoints:
                 msgspec.UNSET if state == "ACTIVE" else api.trading_why(),
             ),
             readiness=readiness,
+            conditions=conditions,
         )
 
     async def health(self, _call: Call, _: Receive) -> Answer:

@@ -69,6 +69,13 @@ class OrderAmendment(msgspec.Struct, rename="camel", forbid_unknown_fields=True)
     stop_price: Price | None = None
 
 
+class OrderResolution(msgspec.Struct, forbid_unknown_fields=True):
+    """What an operator knows of an order in doubt; `ask` has its exchange asked now, and decides nothing."""
+
+    outcome: Literal["not_taken", "cancelled", "ask"]
+    reason: Annotated[str, msgspec.Meta(max_length=200)] | None = None  # how it is known; not needed with `ask`
+
+
 class PositionClosing(msgspec.Struct, forbid_unknown_fields=True):
     """How much to close; all of it without."""
 
@@ -87,7 +94,7 @@ class Operation:
         endpoint: Callable[..., Awaitable[Any]],
         scope: str | None,
         body: type | None,
-        answer: type | None,
+        answer: type | None,  # str is text, else a document
         status: int = 200,
         query: Sequence[str] = (),
     ) -> None:
@@ -109,7 +116,7 @@ class Operation:
 
 def openapi(operations: Sequence[Operation]) -> bytes:
     """The document, encoded."""
-    types = {t for op in operations for t in (op.body, op.answer) if t is not None} | {ProblemDocument}
+    types = {t for op in operations for t in (op.body, op.answer) if t not in (None, str)} | {ProblemDocument}
     ordered = sorted(types, key=lambda t: t.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(ordered, schemas, strict=True))
@@ -142,7 +149,9 @@ def _operation(op: Operation, schema_of: dict[type, Any]) -> dict[str, Any]:
         "content": {"application/problem+json": {"schema": schema_of[ProblemDocument]}},
     }
     answer: dict[str, Any] = {"description": "Done"}
-    if op.answer is not None:
+    if op.answer is str:
+        answer["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    elif op.answer is not None:
         answer["content"] = {"application/json": {"schema": schema_of[op.answer]}}
     entry: dict[str, Any] = {
         "summary": op.summary,

@@ -11,7 +11,16 @@ import msgspec
 from starlette.types import Receive
 
 from ..core.kernel.outbox import encode_document
-from ..core.model.messages import AmendOrder, CancelOrder, CancelOrders, Refusal, Reply, SubmitOrder, Submitted
+from ..core.model.messages import (
+    AmendOrder,
+    CancelOrder,
+    CancelOrders,
+    Refusal,
+    Reply,
+    ResolveOrder,
+    SubmitOrder,
+    Submitted,
+)
 from ..core.model.order_views import (
     STATUS,
     FillView,
@@ -29,8 +38,10 @@ from .context import Api
 from .problems import Problem, ProblemDocument, invalid, not_found, refused
 from .schema import (
     AMEND_FIELDS,
+    OUTCOMES,
     PRICE_MAX,
     QUANTITY_MAX,
+    RESOLVE_FIELDS,
     SIDES,
     TEXT_MAX,
     TIME_MS_MAX,
@@ -40,6 +51,7 @@ from .schema import (
     any_document,
     document,
     nearest,
+    one_of,
     pair_error,
     query,
 )
@@ -48,6 +60,7 @@ from .wire import Answer, Call, read_body
 BATCH_MAX = 50
 # How long a cancel or an amend is held for the venue's word; then the answer is 202.
 VENUE_WAIT_S = 10.0
+NO_KEY = "an operator without a key"  # who resolves an order where no API keys are set
 LIMIT_DEFAULT, LIMIT_MAX = 50, 500
 # Items that a page number may skip; further back goes with `cursor`, which costs the same everywhere.
 OFFSET_MAX = 20_000
@@ -162,7 +175,7 @@ class OrderEndpoints:
         extra = [(b"location", b"/api/orders/" + placed.view.order_id.encode())]
         if b"prefer" in headers:
             extra += await self.commands.wait_as_preferred(headers[b"prefer"], placed.submitted.order)
-            placed = _placed(placed.submitted)
+            placed = _placed(as_it_is_now(self.api, placed.submitted))
         return Answer(encode_document(placed.view), 200 if placed.submitted.repeated else 201, extra)
 
     async def _archived_repeat(self, doc: Document, key: str | None, now_ms: int) -> Submitted | None:
@@ -255,6 +268,23 @@ class OrderEndpoints:
         await read_body(receive, call)
         order_id = await self._held(call)
         return await self._change(call, order_id, lambda reply: CancelOrder(order_id=order_id, reply=reply))
+
+    async def resolve(self, call: Call, receive: Receive) -> Answer:
+        """POST /api/orders/{order_id}/resolve: an operator's word on an order whose outcome is in doubt"""
+        fields = Fields(document(await read_body(receive, call)), RESOLVE_FIELDS)
+        outcome = fields.choice("outcome", OUTCOMES, str.lower)
+        if fields.doc.get("outcome") is None:
+            fields.missing("outcome", f"is required, {one_of(OUTCOMES)}")
+        reason = fields.text("reason")
+        if fields.doc.get("reason") is None and outcome != "ask":
+            fields.missing("reason", "is required: how the outcome is known")
+        fields.done()
+        order_id, by = await self._held(call), call.key_name or NO_KEY
+        return await self._change(
+            call,
+            order_id,
+            lambda reply: ResolveOrder(order_id=order_id, outcome=outcome, by=by, reason=reason or "", reply=reply),
+        )
 
     async def _held(self, call: Call) -> str:
         """The id in the path; an order in the archive ended long ago and takes no change."""
@@ -401,6 +431,12 @@ class OrderEndpoints:
                 fields.wrong("status", "INVALID_VALUE", detail)
                 break
         return tuple(states)
+
+
+def as_it_is_now(api: Api, submitted: Submitted) -> Submitted:
+    """An answer that has waited: with the order as it has become since."""
+    order = api.queries.source.orders.get(submitted.order.order_id)
+    return submitted if order is None else msgspec.structs.replace(submitted, order=order)
 
 
 async def archived_repeat(api: Api, client_order_id: str, fingerprint: str) -> Submitted | None:

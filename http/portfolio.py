@@ -13,7 +13,7 @@ from ..core.model.order_views import number, order_placed
 from ..core.model.views import PositionView
 from .commands import Commands
 from .context import Api
-from .orders import archived_repeat, idempotency_key
+from .orders import archived_repeat, as_it_is_now, idempotency_key
 from .problems import Problem
 from .schema import CLOSE_FIELDS, QUANTITY_MAX, Fields, checked_key, document, pair_error, query
 from .wire import Answer, Call, read_body
@@ -143,6 +143,7 @@ class PortfolioEndpoints:
         extra: list[tuple[bytes, bytes]] = []
         if b"prefer" in call.headers:
             extra = await self.commands.wait_as_preferred(call.headers[b"prefer"], submitted.order)
+            submitted = as_it_is_now(self.api, submitted)
         return _placed(submitted, extra)
 
     async def book(self, call: Call, _: Receive) -> Answer:

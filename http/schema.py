@@ -46,6 +46,8 @@ ORDER_FIELDS = frozenset((
 SIGNAL_FIELDS = frozenset(("source", "confidence", "strategy"))
 AMEND_FIELDS = frozenset(("quantity", "price", "stopPrice"))
 CLOSE_FIELDS = frozenset(("quantity",))
+RESOLVE_FIELDS = frozenset(("outcome", "reason"))
+OUTCOMES = ("not_taken", "cancelled", "ask")
 NONE_KNOWN: frozenset[str] = frozenset()
 
 # Numbers with a fraction or an exponent, and integers beyond 64 bits, arrive as their text.
@@ -206,8 +208,8 @@ class Fields:
             return None
         if value.__class__ is not str:
             self.wrong(field, "WRONG_TYPE", f"is {named(value)}, expected text")
-        elif not 0 < len(value) <= TEXT_MAX or not value.isprintable():
-            self.wrong(field, "INVALID_VALUE", f"expected 1 to {TEXT_MAX} printable characters")
+        elif not value.strip() or len(value) > TEXT_MAX or not value.isprintable():
+            self.wrong(field, "INVALID_VALUE", f"expected 1 to {TEXT_MAX} printable characters, not blanks alone")
         else:
             return value
         return None

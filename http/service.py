@@ -1,7 +1,7 @@
 """The composition root: settings -> Redis -> kernel -> actors -> venues -> server; and the way down again.
 
-    up     port, kernels, Redis, state, actors, market, recovery, HTTP
-    down   no new requests, feed says so, market stops, last commit, Redis, logs
+    up     port, Redis, kernels, the lease (a standby waits here), state, actors, market, recovery, HTTP
+    down   no new requests, feed says so, market stops, last commit, the lease, Redis, logs
 
 What can go wrong on the way up ends in one line and exit code 2, with nothing left running.
 """
@@ -38,12 +38,16 @@ from ..venues.background import watch
 from .app import App, server_options
 from .archive import ArchivedHistory
 from .composition import Node
-from .context import Api, Readiness
+from .context import Api, Readiness, readiness_of
 from .eventlog import EventLog
 from .exchanges import Exchanges, Simulated
 from .logfiles import LogFiles
 from .neighbours import Neighbours
 from .preview import Previewer
+from .standby import Standby
+from .state.takeover import TakeOver
+from .state.watermark import Watermark
+from .writer import Succession, start_redis
 
 EXIT_FENCED = 3  # another process is the writer, or Redis holds another state
 LOG_FLUSH_S = 0.1
@@ -56,10 +60,10 @@ CONNECTIONS_MAX = 10_000
 GC_THRESHOLDS = (10_000, 10, 10)
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM; returns the exit code."""
+def serve(settings: Settings, *, quarantine: bool = False) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit code. `quarantine`: set aside what cannot be taken over."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Service(settings).run())
+        return runner.run(Service(settings, quarantine=quarantine).run())
 
 
 class Server(uvicorn.Server):
@@ -73,11 +77,13 @@ class Server(uvicorn.Server):
 class Service:
     """One process. Attributes are for its life."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, quarantine: bool = False) -> None:
         self.settings = settings
+        self.quarantine = quarantine
         self.stopping = asyncio.Event()
         self.exit_code = 0
-        self.folder_lost = False
+        self.serving: asyncio.Task[None] | None = None
+        self.prepared = False
         self.readers: set[asyncio.Task[None]] = set()  # of the archive, on their way
         self.archive_thread = ThreadPoolExecutor(1, "archive")
 
@@ -86,13 +92,18 @@ class Service:
     async def run(self) -> int:
         self.loop = asyncio.get_running_loop()
         self.clock = SystemClock(self.loop, time.time_ns)
-        listener = bind(self.settings)
+        self.listener = bind(self.settings)
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(listener.close)
+            stack.callback(self.listener.close)
             stack.callback(self.archive_thread.shutdown)
-            await self._start_state(stack)
-            await self._start_node(stack)
-            await self._serve(listener, stack)
+            stack.push_async_callback(self._hang_up)
+            self._open_logs(stack)
+            if await self._start_store(stack) and await self._take_lease(stack):
+                await self._open_archive(stack)
+                await self._start_node(stack)
+                await self._serve(stack)
+            else:
+                self.say("stopping")
         return self.exit_code
 
     def say(self, text: str) -> None:
@@ -102,15 +113,21 @@ class Service:
 
     # --- up
 
-    async def _start_state(self, stack: contextlib.AsyncExitStack) -> None:
+    def _open_logs(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
         make_folder("DATA_DIR", settings.data_dir)
         make_folder("LOG_DIR", settings.log_dir)
         self.logs = LogFiles.open(settings, self.clock)
         stack.callback(self.logs.close)
+        self.standby = Standby(settings, self.loop, self.stopping, self.logs, serve=self._answer, say=self.say)
+
+    async def _start_store(self, stack: contextlib.AsyncExitStack) -> bool:
+        """Redis, connected; False when told to stop before that."""
+        settings = self.settings
         self.redis = EmbeddedRedis(self.loop, settings.data_dir, appendfsync=settings.appendfsync)
         if settings.redis_url is None:
-            await self.redis.start()
+            if not await start_redis(self.redis, settings, self.standby, self._prepare):
+                return False
             stack.push_async_callback(self.redis.stop)
             for warning in self.redis.warnings:
                 self.say(f"redis: {warning}")
@@ -124,7 +141,34 @@ class Service:
         )
         await self.store.open()
         stack.push_async_callback(self.store.close)
-        self.epoch = await self.store.acquire(time.time_ns() // MS_NS)
+        return True
+
+    async def _take_lease(self, stack: contextlib.AsyncExitStack) -> bool:
+        """Become the writer; False when told to stop before that."""
+        self._prepare()
+        taken = await Succession(self.store, self.settings, self.standby, self._exchanges, self.say).take()
+        if taken is None:
+            return False
+        self.lease, self.exchanges = taken
+        stack.push_async_callback(self._release)
+        stack.push_async_callback(self.exchanges.close)
+        if self.standby.waited:
+            self.logs.execution("info", "TAKEOVER", epoch=self.store.epoch)
+        return True
+
+    def _prepare(self) -> None:
+        """What takes long, and must not when another process has died."""
+        if self.prepared:
+            return
+        self.prepared = True
+        compiled = warm_up(lambda line: self.say(f"first start: {line}"))
+        if compiled:
+            self.say(f"first start: {compiled} kernels are compiled and kept for the next one")
+        if self.settings.market.live:
+            from . import live  # noqa: F401  # 20 MB, which only who connects needs
+
+    async def _open_archive(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
         self.archive = await self.loop.run_in_executor(
             self.archive_thread, Archive, settings.data_dir / "archive.sqlite3"
         )
@@ -134,31 +178,43 @@ class Service:
         self.archived = ArchivedHistory(self.archive, in_thread)
 
     async def _start_node(self, stack: contextlib.AsyncExitStack) -> None:
-        compiled = warm_up(lambda line: self.say(f"first start: {line}"))
-        if compiled:
-            self.say(f"first start: {compiled} kernels are compiled and kept for the next one")
-        exchanges = await self._exchanges()
-        stack.push_async_callback(exchanges.close)
-        for warning in exchanges.warnings:
+        for warning in self.exchanges.warnings:
             self.say(f"warning: {warning}")
             self.logs.exchange("LEFT_OUT", {"detail": warning}, "warn")
+        self.mark = Watermark(self.settings.data_dir, self.store)
+        self.takeover = TakeOver(
+            self.store,
+            self.archive,
+            self.archived.run,
+            self._of_state,
+            listed={f"{i.exchange}:{i.pair}" for i in self.exchanges.instruments},
+            account=self.exchanges.account,
+            quarantine=self.quarantine,
+            now_ms=time.time_ns() // MS_NS,
+            mark=self.mark,
+        )
+        taken = await self.takeover.run()
         self.node = Node(
             self.settings,
             self.clock,
             self.store,
-            await self.store.load(),
+            taken.loaded,
             self._archive_write,
             self._archived_trades,
-            epoch=self.epoch,
+            epoch=self.store.epoch,
+            lease=self.lease,
             run=os.urandom(8).hex(),
-            exchanges=exchanges,
+            exchanges=self.exchanges,
+            held=taken.held,
             on_fatal=self._fatal,
             on_fault=self._fault,
             on_trouble=self._trouble,
         )
         self.node.kernel.feed.append(EventLog(self.logs).committed)
         self.node.kernel.bus.subscribe(StoreStateChanged, self._store_changed)
+        self.takeover.tell(taken, self.node.kernel)
         self.node.start()
+        stack.callback(self.node.kernel.heart.stop)
         stack.push_async_callback(self._settle)
 
     async def _exchanges(self) -> Exchanges:
@@ -169,7 +225,19 @@ class Service:
 
         return await connected(self.settings, self.clock, self._trouble)
 
-    async def _serve(self, listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
+    def _answer(self, app: Any) -> None:
+        """Begin to answer on the port; from here on a signal ends the service as it should be ended."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self.loop.add_signal_handler(number, self.stopping.set)
+        self.server = Server(server_config(app))
+        self.serving = self.loop.create_task(self.server.serve(sockets=[self.listener]))
+
+    async def _hang_up(self) -> None:
+        if self.serving is not None:
+            self.server.should_exit = True
+            await self.serving
+
+    async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
         neighbours = Neighbours(
             {
                 "core": self.settings.core_service_url,
@@ -179,32 +247,36 @@ class Service:
             lambda: time.time_ns() // MS_NS,
         )
         app = App(self._api(neighbours))
-        server = Server(server_config(app.asgi))
         for coroutine, what in (
             (neighbours.run(), "looking after the other services"),
             (self._flush_logs(), "writing the logs"),
             (self._watch(), "looking after Redis"),
+            (self.mark.keep(lambda: self.node.kernel.committed_seq), "keeping how far commits are acknowledged"),
         ):
             task = self.loop.create_task(coroutine)
             watch(task, what, self._broken)
             stack.callback(task.cancel)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self.loop.add_signal_handler(number, self.stopping.set)
-        serving = self.loop.create_task(server.serve(sockets=[listener]))
+        if self.standby.waited:
+            self.standby.become(app.asgi)
+        else:
+            self._answer(app.asgi)
+        assert self.serving is not None
         await self._until_ready()
         # What the start made stays for good: collections need not look at it again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         give_back_memory()
-        self._announce(listener)
+        self._announce()
+        rest = self.loop.create_task(self.takeover.rest_of_journal(self.node.kernel))
+        watch(rest, "looking at the journal", self._broken)
+        stack.callback(rest.cancel)
         stopping = self.loop.create_task(self.stopping.wait())
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((self.serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         self.say("stopping")
         self.logs.execution("info", "STOPPING")
         await app.close()
-        server.should_exit = True
-        await serving
+        await self._hang_up()
 
     def _api(self, neighbours: Neighbours) -> Api:
         node = self.node
@@ -228,6 +300,10 @@ class Service:
             started_ns=time.time_ns(),
             services=neighbours.read,
             archive_used=lambda: self.archived_before or node.history.archived > 0,
+            open_orders=node.orders.open.values,
+            history=node.history,
+            comparisons=node.reconciliation,
+            figures=lambda: {venue.name: venue.counters() for venue in node.live_venues},
         )
 
     async def _until_ready(self) -> None:
@@ -236,15 +312,15 @@ class Service:
         while not self.readiness().ready and not self.stopping.is_set() and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
 
-    def _announce(self, listener: socket.socket) -> None:
+    def _announce(self) -> None:
         settings = self.settings
-        host, port = listener.getsockname()[:2]
+        host, port = self.listener.getsockname()[:2]
         mode = "live" if settings.live else "paper"
         market = self.node.exchanges.shown
         ready = self.readiness()
         state = "ready" if ready.ready else f"not ready ({ready.reason})"
         self.say(f"{state} on http://{host if ':' not in host else f'[{host}]'}:{port} ({mode}, {market})")
-        facts = {"host": host, "port": port, "mode": mode, "market": market, "epoch": self.epoch}
+        facts = {"host": host, "port": port, "mode": mode, "market": market, "epoch": self.store.epoch}
         self.logs.execution("info", "STARTED", environment=settings.node_env, redis=self.store.redis_version, **facts)
 
     # --- down
@@ -261,6 +337,17 @@ class Service:
         except TimeoutError:
             self.say(f"the last changes could not be committed: {self.node.kernel.store_why}")
             self.exit_code = 1
+        self.mark.write(self.node.kernel.committed_seq)
+
+    async def _release(self) -> None:
+        """Give up the lease, so that a standby, or the next start, need not wait. From here on nothing may leave."""
+        self.lease.lose()
+        if self.exit_code == EXIT_FENCED:
+            return
+        try:
+            await self.store.release()
+        except StoreError as error:
+            self.logs.execution("warn", "LEASE_NOT_RELEASED", detail=str(error))
 
     def _fatal(self, error: StoreError) -> None:
         self.say(f"stopping: {error}")
@@ -272,14 +359,8 @@ class Service:
 
     def readiness(self) -> Readiness:
         node = self.node
-        checks = {
-            "store": node.kernel.store_up and not self.folder_lost,
-            "recovered": True,
-            "reconciled": node.recovery.settled,
-            "venue": any(venue.status().status == "connected" for venue in node.shown_venues()),
-        }
-        missing = [name for name, passed in checks.items() if not passed]
-        return Readiness(not missing, checks, ", ".join(missing))
+        venue = any(venue.status().status == "connected" for venue in node.shown_venues())
+        return readiness_of(node.kernel, reconciled=node.recovery.settled, venue=venue)
 
     async def _refresh(self) -> None:
         """Ask live venues for their orders and balances, recompute everything, and wait for the commit.
@@ -287,7 +368,7 @@ class Service:
         A venue that does not answer in time is left to the comparison that goes on by itself.
         """
         compared, committed = asyncio.Event(), asyncio.Event()
-        self.node.kernel.run(self.node.accounts.check, compared.set)
+        self.node.kernel.run(self.node.reconciliation.refresh, compared.set)
         try:
             await asyncio.wait_for(compared.wait(), RECONCILE_TIMEOUT_S)
         except TimeoutError:
@@ -305,6 +386,11 @@ class Service:
         trace = traceback.format_exception(error)
         self.logs.execution("error", "FAULT", where=fault.where, error=fault.error, traceback="".join(trace))
         self.say(f"a fault in {fault.where}: {fault.error}; trading is {TradingState.HALTED.value}")
+
+    def _of_state(self, text: str) -> None:
+        """What the start found in the state, or did to it."""
+        self.logs.execution("warn", "STATE", detail=text)
+        self.say(text)
 
     def _broken(self, what: str) -> None:
         """A task that nobody waits for ended by a bug."""
@@ -341,22 +427,29 @@ class Service:
 
         self.archive_thread.submit(write)
 
-    def _archived_trades(self, order_id: str, found: Callable[[frozenset[str]], None]) -> None:
-        """Read the venue's trade ids of an archived order; call back on the loop."""
+    def _archived_trades(self, client_id: str, found: Callable[[frozenset[str]], None]) -> None:
+        """Read the venue's trade ids of the archived order that was sent or adopted so; call back on the loop."""
 
         async def read() -> None:
-            order = await self.archived.order(order_id)
-            found(frozenset(fill.trade_id for fill in order[1]) if order is not None else frozenset())
+            orders, archived = self.node.orders, self.archived
+            trade_ids: set[str] = set()
+            # One that was adopted has a number of its own, and keeps the venue's id as that of its client.
+            by_number = await archived.order(orders.ids.order_of(client_id) or "")
+            for row in (by_number, await archived.order_by_client_id(client_id)):
+                if row is not None and orders.sent_as(row[0], client_id):
+                    trade_ids.update(fill.trade_id for fill in row[1])
+            found(frozenset(trade_ids))
 
         self.readers.add(task := self.loop.create_task(read()))
         task.add_done_callback(self.readers.discard)
-        watch(task, f"reading {order_id} from the archive", self._broken)
+        watch(task, f"reading {client_id} from the archive", self._broken)
 
     def _folder_lost(self) -> None:
         """Redis writes into files that nobody will find again: take no more orders and say so."""
         why = f"DATA_DIR {self.settings.data_dir} was removed while the service runs; what comes now would be lost"
-        self.folder_lost = True
+        self.node.kernel.conditions.begin("folder_lost", why)
         self.node.guard.limit("folder", TradingState.HALTED, why)
+        self.node.kernel.flush_soon()
         self.logs.execution("error", "DATA_DIR_LOST", detail=why)
         self.say(f"{why}; trading is HALTED")
 
@@ -367,17 +460,22 @@ class Service:
 
     async def _watch(self) -> None:
         """Start the embedded Redis again when it dies (the store connects again by itself); look after its folder."""
+        kernel = self.node.kernel
         while self.settings.redis_url is None:
             await asyncio.sleep(WATCH_REDIS_S)
-            if not (self.settings.data_dir / "redis.sock").exists() and self.redis.alive():
+            if not (self.settings.data_dir / "lock").exists() and self.redis.alive():
                 self._folder_lost()
                 return
             if not self.redis.alive() and not self.stopping.is_set():
-                self.logs.execution("error", "REDIS_DIED")
+                if not kernel.store_cause:
+                    self.logs.execution("error", "REDIS_DIED")
                 try:
                     await self.redis.start()
+                    kernel.store_cause = ""
                 except (StoreError, SettingsError) as error:
-                    self.logs.execution("error", "REDIS_NOT_STARTED", detail=str(error))
+                    if kernel.store_cause != str(error):
+                        kernel.store_cause = str(error)
+                        self.logs.execution("error", "REDIS_NOT_STARTED", detail=str(error))
 
 
 def bind(settings: Settings) -> socket.socket:

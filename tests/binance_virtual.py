@@ -41,7 +41,7 @@ class VirtualDesk(Desk):
         return BinanceVenue(
             kernel,
             self.clock,
-            self.network.connect,
+            self.network.connector(self.clock),
             "ws://memory/ws-api/v3",
             ed25519(self.network.exchange.accounts[0]),
             self.listing.instruments,

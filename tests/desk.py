@@ -110,7 +110,8 @@ class Desk:
         self.archived.append((list(orders), list(trades)))
         self.clock.call_soon(done, None)
 
-    def _archived_trades(self, order_id: str, found: Callable[[frozenset[str]], None]) -> None:
+    def _archived_trades(self, client_id: str, found: Callable[[frozenset[str]], None]) -> None:
+        order_id = self.node.ids.order_of(client_id)
         fills = [msgspec.json.decode(t.json, type=Fill) for _, trades in self.archived for t in trades]
         known = {fill.trade_id for fill in fills if fill.order_id == order_id}
         self.clock.call_soon(found, frozenset(known))
@@ -172,7 +173,11 @@ class Desk:
         """The order that was submitted, after the venue had time to answer."""
         answer = self.submit(side, quantity, wait_ms=wait_ms, **more)
         assert isinstance(answer, Submitted), answer
-        return answer.order
+        return self.now(answer)
+
+    def now(self, answer: Any) -> Order:
+        """The order of an answer as it has become since."""
+        return self.node.orders.orders[answer.order.order_id]
 
     def cancel(self, order: Order, wait_ms: int = 50) -> Any:
         return self._ask(lambda reply: CancelOrder(order_id=order.order_id, reply=reply), wait_ms)

@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tbx.core.kernel.clock import MS_NS, SECOND_NS, Clock
+from tbx.core.kernel.kernel import CommitStore
 from tbx.core.market.data import MarketData, StoredBook
 from tbx.core.model.errors import StoreError
 from tbx.core.model.instruments import Instrument
-from tbx.core.model.messages import AmendOrder, CancelOrder, Refusal, SubmitOrder, Submitted
+from tbx.core.model.messages import AmendOrder, CancelOrder, Faulted, Refusal, SubmitOrder, Submitted
 from tbx.core.model.records import Fill, Order
 from tbx.core.settings import Settings, load_settings
+from tbx.core.state.lease import Lease
 from tbx.core.state.memory import MemoryStore
+from tbx.core.state.store import Loaded
 from tbx.http.composition import Node
 from tbx.http.exchanges import Core, LiveVenue, MarketSource, Trouble
 from tbx.venues.binance.client import BinanceVenue
@@ -79,7 +83,7 @@ class Here:
         self.venue = BinanceVenue(
             core.kernel,
             desk.clock,
-            desk.network.connect,
+            desk.network.connector(desk.clock),
             "ws://memory/ws-api/v3",
             desk.signer,
             self.instruments,
@@ -114,12 +118,15 @@ class Watched(LocalExchange):
 
     def __init__(self, clock: Stepped, **options: Any) -> None:
         self.done: list[Execution] = []
+        self.on_execution: Callable[[Execution], object] | None = None
         self.on_trade: Callable[[Trade], object] | None = None
         super().__init__(None, clock, **options)  # type: ignore[arg-type]
 
     def _sink(self, event: Event) -> None:
         if type(event) is Execution:
             self.done.append(event)
+            if self.on_execution is not None:
+                self.on_execution(event)
         elif type(event) is PublicTrade and self.on_trade is not None:
             self.on_trade(event.trade)
         super()._sink(event)
@@ -127,6 +134,8 @@ class Watched(LocalExchange):
 
 class LiveDesk:
     """One node and one exchange. `world` is everybody's time, `clock` the node's."""
+
+    world_type: type[Stepped] = Stepped
 
     def __init__(
         self,
@@ -140,7 +149,7 @@ class LiveDesk:
         **settings: str,
     ) -> None:
         self.rng = random.Random(seed)
-        self.world = Stepped()
+        self.world = self.world_type()
         self.local = Watched(self.world, seed=seed, limited=limited)
         self.exchange = self.local.exchange
         self.network = LiveNetwork(self.world, self.local, random.Random(f"{seed}:network"))
@@ -149,7 +158,7 @@ class LiveDesk:
         self.session = dict(session or {})
         self.instruments = self._listed()
         self.settings = self._settings(folder, settings)
-        self.store = MemoryStore(self.world.call_soon)
+        self.store = self._new_store()
         self.archived: dict[str, tuple[Order, list[Fill]]] = {}
         self.faults: list[str] = []
         self.troubles: list[str] = []
@@ -158,6 +167,7 @@ class LiveDesk:
         self.foreign = 0  # things that others did on our account
         for pair, price in PRICES.items():
             self.fill_book(pair, price)
+        self._shown: dict[str, int] = {}  # the update of each pair's book that the node was shown
         self._start()
         self.world.call_in(MIRROR_NS, self._mirror_again)
         self.local.on_trade = lambda trade: self.world.call_in(self.network.takes_ns("down"), self._traded, trade)
@@ -188,24 +198,36 @@ class LiveDesk:
 
     # --- the process
 
+    def _new_store(self) -> MemoryStore:
+        return MemoryStore(self.world.call_soon)
+
+    def _open_store(self) -> tuple[CommitStore, Loaded, int]:
+        """For the process that begins on `clock`: where it commits, what was committed, and its epoch."""
+        clock = self.clock
+        self.store._call_soon = lambda done, *args: clock.call_in(COMMIT_NS, done, *args)
+        epoch = self.store.acquire()
+        return self.store.writer(epoch), loaded_from(self.store), epoch
+
     def _start(self) -> None:
         self.process += 1
         self.clock = ProcessClock(self.world)
         clock = self.clock
-        self.store._call_soon = lambda done, *args: clock.call_in(COMMIT_NS, done, *args)
-        epoch = self.store.acquire()
+        store, loaded, epoch = self._open_store()
+        self.clock.epoch = epoch
         here = Here(self)
         self.node = Node(
             self.settings,
             self.clock,
-            self.store.writer(epoch),
-            loaded_from(self.store),
+            store,
+            loaded,
             self._archive,
             self._archived_trades,
             epoch=epoch,
             run=f"{self.process:x}",
             exchanges=here,
-            on_fault=lambda fault, error: self.faults.append(f"{fault.where}: {fault.error}"),
+            lease=Lease(self.world.now_ns),  # of the machine: setting its clock does not move it
+            on_fatal=partial(self._fatal, clock),
+            on_fault=partial(self._fault, clock),
             on_trouble=self.troubles.append,
         )
         assert isinstance(self.node.source, HandMarket)
@@ -213,6 +235,7 @@ class LiveDesk:
         self.node.start()
         assert here.venue is not None
         self.venue = here.venue
+        self._shown.clear()
         self.mirror()
 
     def _archive(self, orders: Any, trades: Any, done: Callable[[StoreError | None], None]) -> None:
@@ -223,8 +246,9 @@ class LiveDesk:
             self.archived[order.order_id] = (order, [f for f in fills if f.order_id == order.order_id])
         self.clock.call_in(MS_NS, done, None)
 
-    def _archived_trades(self, order_id: str, found: Callable[[frozenset[str]], None]) -> None:
-        known = self.archived.get(order_id, (None, []))[1]
+    def _archived_trades(self, client_id: str, found: Callable[[frozenset[str]], None]) -> None:
+        sent_as = self.node.orders.sent_as
+        known = [fill for order, fills in self.archived.values() if sent_as(order, client_id) for fill in fills]
         self.clock.call_in(MS_NS, found, frozenset(fill.trade_id for fill in known))
 
     def every(self) -> dict[str, tuple[Order, list[Fill]]]:
@@ -233,10 +257,19 @@ class LiveDesk:
         held = {order_id: (order, orders.fills_of(order_id)) for order_id, order in orders.orders.items()}
         return {**self.archived, **held}
 
+    def _fault(self, clock: ProcessClock, fault: Faulted, error: Exception) -> None:
+        """A process has found a bug of ours."""
+        self.faults.append(f"{fault.where}: {fault.error}")
+
+    def _fatal(self, clock: ProcessClock, error: StoreError) -> None:
+        """A process has heard that it is not the writer any more: it ends."""
+        clock.alive = False
+        self.network.process_died(clock)
+
     def kill(self) -> None:
         """kill -9: what it has committed and sent is all that is left of it."""
         self.clock.alive = False
-        self.network.process_died()
+        self.network.process_died(self.clock)
 
     def restart(self, away_ms: int = 1_000) -> None:
         """The process dies now, with whatever it had not committed; the next one begins `away_ms` later."""
@@ -311,16 +344,21 @@ class LiveDesk:
 
     def mirror(self) -> None:
         """Show the node the books as they are."""
-        if not self.clock.alive:
+        if not self.clock.alive or self.clock.paused:
             return
+        self.node.market.alive("binance", self.clock.now_ns())
         for pair, symbol in SYMBOLS.items():
+            update_id = self.exchange.book(symbol).update_id
+            if self._shown.get(pair) == update_id:
+                continue
+            self._shown[pair] = update_id
             _, bids, asks = self.exchange.book(symbol).depth(20)
             levels = [[(text(price), text(qty)) for price, qty in side] for side in (bids, asks)]
             self.hand.snapshot("binance", pair, *levels)
 
     def _traded(self, trade: Trade) -> None:
         """Show the node a trade of the market."""
-        if self.clock.alive:
+        if self.clock.alive and not self.clock.paused:
             pair = next(pair for pair, symbol in SYMBOLS.items() if symbol == trade.symbol)
             maker = trade.buyer_is_maker
             self.hand.trade("binance", pair, text(trade.price), text(trade.qty), buyer_is_maker=maker)
@@ -410,8 +448,17 @@ class LiveDesk:
         return [o for o in every if (self.ours(o) == order.order_id if order is not None else self.ours(o))]
 
     def ours(self, order: TheirOrder) -> str:
-        """The id of our order that an order at the exchange is an attempt of; empty where it is none."""
-        return order_id_of(self.named(order), self.settings.node_id)
+        """The id of our order that an order at the exchange is an attempt of; empty where it is none, and its client id
+        where it is one that nobody here knows of."""
+        name = self.named(order)
+        order_id = order_id_of(name, self.settings.node_id)
+        if not order_id:
+            return ""
+        known = self.node.orders.of_venue_client_id(name)
+        if known is not None:
+            return known.order_id
+        sent_as = self.node.orders.sent_as
+        return next((other.order_id for other, _ in self.archived.values() if sent_as(other, name)), name)
 
     def attempts(self, order: Order) -> list[int]:
         """Which attempts of an order the exchange has taken."""

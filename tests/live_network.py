@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tbx.core.kernel.clock import MS_NS, ManualClock, ManualTimer
-from tbx.venues.session import ConnectFailed, Link
+from tbx.venues.session import Connect, ConnectFailed, Link
 from tbx.venues.simulator.binance.connection import ApiConnection
 from tbx.venues.simulator.binance.server import LocalExchange
 
@@ -32,26 +32,67 @@ class Stepped(ManualClock):
                 timer.callback(*timer.args)
 
 
+class ProcessTimer:
+    """Something that a process has planned, or that waits to be read by it."""
+
+    __slots__ = ("args", "callback", "clock", "timer")
+
+    def __init__(self, clock: ProcessClock, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.clock = clock
+        self.callback: Callable[..., object] | None = callback
+        self.args = args
+        self.timer: ManualTimer | None = None
+
+    def fire(self) -> None:
+        clock, callback = self.clock, self.callback
+        if callback is None or not clock.alive:
+            return
+        if clock.paused:
+            clock.backlog.append(self)
+        else:
+            self.callback = None
+            callback(*self.args)
+
+    def cancel(self) -> None:
+        self.callback = None
+        if self.timer is not None:
+            self.timer.cancel()
+
+
 class ProcessClock:
-    """The clock of one process on the world's: what it has planned dies with it. `skew_ns` is how wrong it goes."""
+    """The clock of one process on the world's: what it has planned dies with it. `skew_ns` is how wrong it goes.
+
+    A paused process (SIGSTOP) does nothing; what came due meanwhile it does when it wakes, in order.
+    """
 
     def __init__(self, world: Stepped, skew_ns: int = 0) -> None:
         self.world = world
         self.skew_ns = skew_ns
         self.alive = True
+        self.paused = False
+        self.backlog: list[ProcessTimer] = []
+        self.epoch = 0  # what it has acquired
 
     def now_ns(self) -> int:
         return self.world.now_ns() + self.skew_ns
 
-    def call_in(self, delay_ns: int, callback: Callable[..., object], *args: Any) -> ManualTimer:
-        return self.world.call_in(delay_ns, self._call, callback, args)
+    def call_in(self, delay_ns: int, callback: Callable[..., object], *args: Any) -> ProcessTimer:
+        planned = ProcessTimer(self, callback, args)
+        planned.timer = self.world.call_in(delay_ns, planned.fire)
+        return planned
 
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> ManualTimer:
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> ProcessTimer:
         return self.call_in(0, callback, *args)
 
-    def _call(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        if self.alive:
-            callback(*args)
+    def run(self, callback: Callable[..., object], *args: Any) -> None:
+        """Now, or when it wakes; never when it is dead."""
+        ProcessTimer(self, callback, args).fire()
+
+    def wake(self) -> None:
+        self.paused = False
+        backlog, self.backlog = self.backlog, []
+        for planned in backlog:
+            planned.timer = self.world.call_soon(planned.fire)
 
 
 class Transport:
@@ -89,8 +130,11 @@ class Wire(ClientWire):
     connection: Socket
 
     def send(self, raw: bytes) -> None:
-        self.connection.sent.append(raw)
-        self.connection.up(self.connection.arrive, raw)
+        socket = self.connection
+        socket.sent.append(raw)
+        if socket.network.on_sent is not None:
+            socket.network.on_sent(socket.owner, raw)
+        socket.up(socket.arrive, raw)
 
     def ping(self) -> None:
         self.connection.up(self.connection.ponged)
@@ -106,26 +150,28 @@ class Socket(Connection):
 
     network: LiveNetwork
 
-    def __init__(self, network: LiveNetwork, url: str, link: Link) -> None:
+    def __init__(self, network: LiveNetwork, owner: ProcessClock, url: str, link: Link) -> None:
         super().__init__(network, url, link)
+        self.owner = owner
         self.sent: list[bytes] = []  # by the client
         self.far: ApiConnection | None = None
         self._due = {"up": 0, "down": 0}
 
     # --- on the way
 
-    def _on_its_way(self, direction: str, action: Callable[..., object], *args: object) -> None:
+    def _takes_ns(self, direction: str) -> int:
         network = self.network
         now_ns = network.clock.now_ns()
         due_ns = max(self._due[direction], now_ns + network.takes_ns(direction))
         self._due[direction] = due_ns
-        network.clock.call_in(due_ns - now_ns, action, *args)
+        return due_ns - now_ns
 
     def up(self, action: Callable[..., object], *args: object) -> None:
-        self._on_its_way("up", action, *args)
+        self.network.clock.call_in(self._takes_ns("up"), action, *args)
 
     def down(self, action: Callable[..., object], *args: object) -> None:
-        self._on_its_way("down", action, *args)
+        """Something that the process reads from its socket, when it comes to it."""
+        self.owner.call_in(self._takes_ns("down"), action, *args)
 
     def _later(self, action: Callable[..., None], *args: object) -> None:
         self.down(action, *args)
@@ -179,11 +225,11 @@ class Socket(Connection):
             self.far_end_hears()
         else:
             self.up(self.far_end_hears)
-        self._client_closed("the connection was cut")
+        self.owner.run(self._client_closed, "the connection was cut")
 
 
 class LiveNetwork(Network):
-    """Its `connect` leads to the exchange. Attributes may be changed at any time."""
+    """What its `connector` gives leads to the exchange. Attributes may be changed at any time."""
 
     clock: Stepped
 
@@ -195,17 +241,26 @@ class LiveNetwork(Network):
         self.more_ns = {"up": 0, "down": 0}  # a direction that is slow now
         self.arrived = 0  # frames that the exchange got
         self.sockets: list[Socket] = []
+        self.on_sent: Callable[[ProcessClock, bytes], object] | None = None  # told of each frame of a process
 
     def takes_ns(self, direction: str) -> int:
         spread_ns = self.rng.randrange(self.spread_ns) if self.spread_ns else 0
         return self.delay_ns + self.more_ns[direction] + spread_ns
 
-    def connect(self, url: str, link: Link) -> Callable[[], None]:
-        socket = Socket(self, url, link)
+    def connector(self, owner: ProcessClock) -> Connect:
+        """The way of one process to the exchange."""
+
+        def connect(url: str, link: Link) -> Callable[[], None]:
+            return self._connect(owner, url, link)
+
+        return connect
+
+    def _connect(self, owner: ProcessClock, url: str, link: Link) -> Callable[[], None]:
+        socket = Socket(self, owner, url, link)
         self.sockets.append(socket)
         self.connections.append(socket)
         self.attempts_ns.append(self.clock.now_ns())
-        timer = self.clock.call_in(2 * self.delay_ns, self._answer, socket)
+        timer = owner.call_in(2 * self.delay_ns, self._answer, socket)
 
         def called_off() -> None:
             timer.cancel()
@@ -235,10 +290,10 @@ class LiveNetwork(Network):
         for socket in self.open_sockets:
             socket.cut(lost=lost)
 
-    def process_died(self) -> None:
+    def process_died(self, owner: ProcessClock) -> None:
         """The client's machine says goodbye for it: what was sent arrives, then the end."""
         for socket in self.sockets:
-            if not socket.ended:
+            if socket.owner is owner and not socket.ended:
                 socket.ended = True
                 if socket.open:
                     socket.up(socket.far_end_hears)

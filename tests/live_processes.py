@@ -28,7 +28,7 @@ from .service_process import ServiceProcess
 
 API_KEY = "tbx_a_key_of_the_tests"
 SYMBOLS = {"BTC_USDT": "BTCUSDT", "ETH_USDT": "ETHUSDT"}
-AGREE_S = 40.0  # an order that was lost on its way is proven not taken after 16 s
+AGREE_S = 90.0  # an order that was lost on its way is proven not taken after 16 s; more where the machine is busy
 CLIENTS, BURST_LEAST = 6, 20  # of a burst, and how many orders each makes at least
 PAGE = 500
 
@@ -202,6 +202,7 @@ class Live:
                 both[:] = [self.there(), self.here()]
             except AssertionError as error:
                 both[:] = [str(error), None]
+                return False
             for name in [name for name in both[1]["orders"] if name not in both[0]["orders"]]:
                 if both[1]["orders"][name] == (0, False):  # both say that nothing came of it
                     del both[1]["orders"][name]

@@ -132,5 +132,5 @@ class Desk:
 def funded(amount: str = "100000", **more: object) -> Desk:
     desk = Desk(**more)
     desk.manager.deposit("paper.xeggex", "USDT", D(amount))
-    desk.kernel.start()
+    desk.manager.start()  # not the kernel, whose heart would beat through days of virtual time
     return desk

@@ -23,7 +23,7 @@ from tbx.core.state.memory import MemoryStore
 from tbx.core.state.store import Loaded, Store
 from tbx.http.app import App, server_options
 from tbx.http.composition import Node
-from tbx.http.context import Api, Readiness
+from tbx.http.context import Api, readiness_of
 from tbx.http.preview import Previewer
 
 from .redis_fixtures import until
@@ -133,13 +133,15 @@ async def a_service(
         epoch="j1",
         instruments=node.instruments,
         venues=list(node.paper_venues.values()),
-        readiness=lambda: Readiness(node.kernel.store_up, {"store": node.kernel.store_up}),
+        readiness=lambda: readiness_of(node.kernel, reconciled=node.recovery.settled, venue=True),
         trading_state=lambda: node.guard.state.value,
         trading_why=lambda: node.guard.why,
         preview=Previewer(node.engine, node.checks, clock),
         refresh=refresh,
         log=log,
         started_ns=time.time_ns(),
+        open_orders=node.orders.open.values,
+        history=node.history,
     )
     app = App(api)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -33,6 +33,7 @@ class ServiceProcess:
         self.port = free_port()
         self.settings = {"PORT": str(self.port), "CORE_SERVICE_URL": "none", "RISK_SERVICE_URL": "none"}
         self.settings |= {"ML_SERVICE_URL": "none", **settings}
+        self.arguments: tuple[str, ...] = ()  # of `serve`
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
 
@@ -42,9 +43,8 @@ class ServiceProcess:
 
     def spawn(self) -> subprocess.Popen[bytes]:
         with open(self.folder / "stderr.txt", "ab") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tbx.http", "serve"], cwd=self.folder, env=self.environment(), stderr=stderr
-            )
+            command = [sys.executable, "-m", "tbx.http", "serve", *self.arguments]
+            self.process = subprocess.Popen(command, cwd=self.folder, env=self.environment(), stderr=stderr)
         return self.process
 
     def start(self) -> ServiceProcess:

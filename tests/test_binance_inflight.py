@@ -242,7 +242,8 @@ def ask_about() -> Script[Found]:
 
 
 def test_that_there_is_no_such_order_comes_with_the_time_of_the_question() -> None:
-    assert run(ask_about(), [NOT_THERE], 1_000_000) == Found(None, missed_ms=1_000_000)
+    said = (("order.status origClientOrderId=tbx-1", "-2013 Order does not exist."),)
+    assert run(ask_about(), [NOT_THERE], 1_000_000) == Found(None, missed_ms=1_000_000, said=said)
 
 
 def test_an_order_that_the_venue_has_put_away_has_ended() -> None:

@@ -168,7 +168,7 @@ def test_closing_a_position_sells_it_and_ends_its_exits(desk: Desk) -> None:
     assert position is not None
     answer = desk.close(position.position_id)
     desk.wait()
-    assert answer.order.role == "close" and answer.order.state is State.FILLED
+    assert answer.order.role == "close" and desk.now(answer).state is State.FILLED
     assert stop.state is target.state is State.CANCELLED
     assert desk.total("RVN") == 0 and position.quantity == 0 and position.cost == 0
     assert refused(desk.close(position.position_id)) == "POSITION_NOT_FOUND"

@@ -12,7 +12,7 @@ from tbx.venues.simulator.binance.methods_table import METHODS
 
 from .exchange_desk import LIMIT_BUY, ExchangeDesk
 
-GONE = object()  # the parameter is not sent
+GONE = ...  # the parameter is not sent; says the same in the name of a test in every process
 
 
 def changed(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

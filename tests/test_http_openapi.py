@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from tbx.http.openapi import OrderAmendment, OrderRequest, PositionClosing, SignalDataRequest
-from tbx.http.schema import AMEND_FIELDS, CLOSE_FIELDS, ORDER_FIELDS, SIGNAL_FIELDS
+from tbx.http.openapi import OrderAmendment, OrderRequest, OrderResolution, PositionClosing, SignalDataRequest
+from tbx.http.schema import AMEND_FIELDS, CLOSE_FIELDS, ORDER_FIELDS, RESOLVE_FIELDS, SIGNAL_FIELDS
 
 from .redis_fixtures import in_loop
 from .service_fixtures import a_service
@@ -23,6 +23,7 @@ def test_the_described_requests_have_exactly_the_fields_that_are_read() -> None:
     assert fields(OrderRequest) == ORDER_FIELDS
     assert fields(SignalDataRequest) == SIGNAL_FIELDS
     assert fields(OrderAmendment) == AMEND_FIELDS
+    assert fields(OrderResolution) == RESOLVE_FIELDS
     assert fields(PositionClosing) == CLOSE_FIELDS
 
 

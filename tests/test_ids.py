@@ -21,15 +21,26 @@ def test_another_process_on_the_same_counters_makes_other_client_ids() -> None:
     first, second = Ids("main", Counters(), "a1"), Ids("main", Counters(), "b2")
     ids = [each.venue_client_id(each.order(NOW_NS), 1) for each in (first, second)]
     assert ids[0] != ids[1]
-    assert second.order_of(ids[0]) is None, "somebody else's order with the number of one of ours"
+    assert second.order_of(ids[0]) == second.order_of(ids[1]) == "ORD_20250101_000001"
+    assert second.made(ids[1], second.tagged(()))
+    assert not second.made(ids[0], second.tagged(())), "another order with the number of this one"
 
 
-def test_a_process_knows_the_client_ids_of_those_before_it_that_had_its_state() -> None:
+def test_an_order_is_known_by_all_the_processes_that_have_sent_it() -> None:
+    before, after = Ids("main", Counters(), "a1"), Ids("main", Counters(), "b2")
+    tags = after.tagged(before.tagged(()))
+    assert tags == ("a1", "b2") and after.tagged(tags) is tags
+    for ids in (before, after):
+        assert Ids("main", Counters(), "c3").made(ids.venue_client_id("ORD_20250101_000001", 1), tags)
+
+
+def test_an_order_whose_processes_were_not_kept_is_known_by_all_those_that_had_the_state() -> None:
     before = Ids("main", Counters(), "a1")
     client_id = before.venue_client_id(before.order(NOW_NS), 1)
     assert before.dirty
     kept = msgspec.json.decode(msgspec.json.encode(before.counters), type=Counters)
-    assert Ids("main", kept, "b2").order_of(client_id) == "ORD_20250101_000001"
+    assert Ids("main", kept, "b2").made(client_id, ())
+    assert not Ids("main", Counters(), "b2").made(client_id, ())
 
 
 @pytest.mark.parametrize(

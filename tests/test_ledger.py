@@ -98,7 +98,7 @@ def test_every_touched_balance_is_in_the_next_commit_as_it_then_is():
     books.reserve(WALLET, "USDT", D(2))
     [(table, key, record)] = outbox.take().batch.puts
     assert (table, key) == ("balances", "paper.binance:USDT")
-    assert record == b'{"wallet":"paper.binance","currency":"USDT","total":"5","locked":"2"}'
+    assert record == b'{"wallet":"paper.binance","currency":"USDT","total":"5","locked":"2","flows":"5"}'
 
 
 def test_a_restart_takes_totals_from_the_records_and_locks_what_open_orders_reserve():

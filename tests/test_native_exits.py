@@ -267,7 +267,7 @@ def test_closing_the_position_takes_the_pair_back_first(desk: NativeDesk) -> Non
     answer = desk.close()
     assert isinstance(answer, Submitted), answer
     desk.wait(100)
-    assert answer.order.state is State.FILLED and stop.ended and target.ended and entry.protected == 0
+    assert desk.get(answer.order).state is State.FILLED and stop.ended and target.ended and entry.protected == 0
     done(desk)
 
 

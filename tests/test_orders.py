@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tbx.core.model.messages import Refusal, Submitted, VenueRejected
+from tbx.core.kernel.clock import MS_NS
+from tbx.core.model.messages import CancelOrder, Refusal, SubmitOrder, Submitted, VenueRejected
 from tbx.core.model.records import Order, State
 
-from .desk import Desk, refused
+from .desk import RVN, Desk, refused
 
 pytestmark = pytest.mark.orders
 
@@ -30,7 +31,7 @@ def test_a_market_buy_is_submitted_then_filled_and_paid(desk: Desk) -> None:
     assert answer.estimated_cost == Decimal("122.55") and answer.estimated_fees == Decimal("0.12255")
     assert desk.locked("USDT") > 122
     desk.wait()
-    order = answer.order
+    order = desk.now(answer)
     assert order.state is State.FILLED and order.average_price == Decimal("0.02451")
     assert desk.total("RVN") == 5000
     assert desk.total("USDT") == 25_000 - Decimal("122.55") - Decimal("0.12255")
@@ -64,7 +65,7 @@ def test_the_guard_price_bounds_a_fill_when_the_market_runs_away_on_the_wire(des
     answer = desk.submit("buy", "5000")
     desk.book([("0.03", "100")], [("0.0301", "40000")])
     desk.wait()
-    assert answer.order.state is State.EXPIRED and answer.order.filled_lots == 0
+    assert desk.now(answer).state is State.EXPIRED and desk.now(answer).filled_lots == 0
     assert desk.locked("USDT") == 0 and desk.total("USDT") == 25_000
     desk.check()
 
@@ -246,7 +247,7 @@ def test_fees_in_the_received_asset_are_taken_from_it(desk: Desk) -> None:
 def test_the_same_request_twice_is_one_order(desk: Desk) -> None:
     first = desk.submit("buy", "1000", client_order_id="a1", fingerprint="f")
     again = desk.submit("buy", "1000", client_order_id="a1", fingerprint="f")
-    assert again.repeated and again.order is first.order and len(desk.node.orders.orders) == 1
+    assert again.repeated and again.order.order_id == first.order.order_id and len(desk.node.orders.orders) == 1
 
 
 def test_the_same_id_with_another_body_is_refused(desk: Desk) -> None:
@@ -346,7 +347,7 @@ def lose(desk: Desk, order: Order, code: str) -> None:
 
 
 def test_a_cancel_while_a_retry_waits_ends_the_order_and_nothing_is_sent(desk: Desk) -> None:
-    order = desk.submit("buy", "1000", type="limit", price="0.024").order
+    order = desk.now(desk.submit("buy", "1000", type="limit", price="0.024"))
     lose(desk, order, "NETWORK_ERROR")
     assert desk.cancel(order, wait_ms=0) is order and order.state is State.CANCELLED
     desk.wait(5_000)
@@ -355,7 +356,7 @@ def test_a_cancel_while_a_retry_waits_ends_the_order_and_nothing_is_sent(desk: D
 
 
 def test_an_order_that_the_venue_proved_not_to_have_taken_is_tried_again(desk: Desk) -> None:
-    order = desk.submit("buy", "1000", type="limit", price="0.024").order
+    order = desk.now(desk.submit("buy", "1000", type="limit", price="0.024"))
     lose(desk, order, "TIMEOUT")
     desk.wait(3_000)
     assert order.state is State.LIVE and order.attempt == 2
@@ -482,3 +483,31 @@ def test_a_fill_of_an_order_that_left_long_ago_halts_trading_and_a_strangers_doe
     desk.node.kernel.input(msgspec.structs.replace(fill, client_id=first.venue_client_id))
     desk.clock.settle()
     assert "ended long ago" in desk.faults[0]
+
+
+def test_an_answer_says_no_more_than_what_its_commit_has_made_durable(desk: Desk) -> None:
+    """While the commit is under way the order is cancelled; a crash at the answer would bring it back as it was."""
+    kernel, told = desk.node.kernel, []
+    desk.store._call_soon = lambda done, *args: desk.clock.call_in(MS_NS, done, *args)
+
+    def reply(answer: Submitted) -> None:
+        stored = msgspec.json.decode(desk.store.tables["orders"][answer.order.order_id], type=Order)
+        told.append((answer.order.state, stored.state))
+
+    kernel.input(
+        SubmitOrder(
+            pair=RVN,
+            exchange="xeggex",
+            side="buy",
+            type="stop_loss",
+            quantity=Decimal(1000),
+            stop_price=Decimal("0.03"),
+            reply=reply,
+        )
+    )
+    desk.clock.settle()
+    [order] = desk.node.orders.open.values()
+    kernel.input(CancelOrder(order_id=order.order_id, reply=lambda _: None))
+    assert order.state is State.CANCELLED and not told
+    desk.clock.advance(MS_NS)
+    assert told == [(State.HELD, State.HELD)]

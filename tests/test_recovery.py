@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tbx.core.kernel.outbox import encode_record
-from tbx.core.model.errors import StoreCorrupt
+from tbx.core.model.errors import StoreUnreadable
 from tbx.core.model.records import State
 
 from .desk import Desk
@@ -155,7 +155,7 @@ def test_a_cancel_that_was_on_its_way_is_carried_out_after_the_restart(desk: Des
 def test_a_record_that_cannot_be_read_stops_the_start_and_names_the_key(desk: Desk) -> None:
     order = desk.order("buy", "1000")
     desk.store.tables["orders"][order.order_id] = b'{"order_id": 7}'
-    with pytest.raises(StoreCorrupt, match=f"tbx:main:orders {order.order_id}"):
+    with pytest.raises(StoreUnreadable, match=f"tbx:main:orders {order.order_id}"):
         desk.restart()
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -131,16 +132,14 @@ async def test_a_data_folder_too_deep_for_a_socket_gets_one_elsewhere(tmp_path: 
     shutil.rmtree(socket.parent)
 
 
-def test_a_folder_that_others_can_enter_is_not_used_for_the_socket(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    deep = tmp_path / ("d" * 120)
-    folder = socket_path(deep).parent
-    folder.chmod(0o777)
-    with pytest.raises(SettingsError, match="is not a private folder of this user"):
-        socket_path(deep)
-    folder.rmdir()
+def test_a_folder_that_others_can_enter_is_not_used_for_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as short:  # the folders of pytest may be too long for a socket themselves
+        monkeypatch.setattr("tempfile.tempdir", short)
+        deep = Path(short) / ("d" * 120)
+        folder = socket_path(deep).parent
+        folder.chmod(0o777)
+        with pytest.raises(SettingsError, match="is not a private folder of this user"):
+            socket_path(deep)
     monkeypatch.setattr("tempfile.tempdir", str(deep))
     with pytest.raises(SettingsError, match="is too long for a socket: set a shorter DATA_DIR or TMPDIR"):
         socket_path(deep)

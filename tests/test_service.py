@@ -398,7 +398,7 @@ def test_a_wrong_setting_is_told_with_what_would_be_right(own: ServiceProcess) -
 
 def test_two_services_do_not_share_a_data_folder(own: ServiceProcess, tmp_path: Path) -> None:
     own.start()
-    other = ServiceProcess(tmp_path)
+    other = ServiceProcess(tmp_path, STANDBY="false")
     process = subprocess.Popen(
         [*own.process.args],  # type: ignore[union-attr, misc]
         cwd=tmp_path,

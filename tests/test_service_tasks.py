@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tbx.core.kernel.clock import ManualClock
+from tbx.core.model.ids import Ids
 from tbx.core.settings import load_settings
 from tbx.http.logfiles import LogFiles
 from tbx.http.service import Service
@@ -52,11 +54,12 @@ async def test_a_read_of_the_archive_that_breaks_is_in_the_log_and_said(
     service.loop = asyncio.get_running_loop()
     service.logs = LogFiles.open(settings, ManualClock())
     service.archived = BrokenArchive()  # type: ignore[assignment]
-    service._archived_trades("o1", lambda _: None)
+    service.node = SimpleNamespace(orders=SimpleNamespace(ids=Ids("main")))  # type: ignore[assignment]
+    service._archived_trades("tbx-main-2601011-1-1", lambda _: None)
     await asyncio.wait(set(service.readers))
     await asyncio.sleep(0)
     service.logs.close()
-    said = "reading o1 from the archive broke: RuntimeError('a bug about o1')"
+    said = "reading tbx-main-2601011-1-1 from the archive broke: RuntimeError('a bug about ORD_20260101_000001')"
     assert said in capsys.readouterr().err
     logged = "".join(file.read_text() for file in tmp_path.rglob("*.log"))
-    assert "TASK_BROKEN" in logged and "reading o1 from the archive broke" in logged
+    assert "TASK_BROKEN" in logged and "reading tbx-main-2601011-1-1 from the archive broke" in logged

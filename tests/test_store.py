@@ -43,7 +43,7 @@ async def test_a_commit_is_found_again_by_the_next_start(tmp_path: Path) -> None
     assert loaded.tables == {table: {} for table in TABLES} | {"orders": {"o1": b'{"a":1}'}, "risk": {"r": b"1"}}
     assert (loaded.number, loaded.seq, loaded.equity) == (2, 2, [b'{"e":1}', b'{"e":2}'])
     assert loaded.meta["mode"] == b"paper"
-    assert loaded.meta["schema"] == b"1"
+    assert loaded.meta["schema"] == b"2"
     assert loaded.meta["epoch"] == b"2"
 
 
@@ -201,49 +201,6 @@ async def test_redis_back_with_older_data_is_noticed_and_can_be_written_anew(tmp
         assert (loaded.number, loaded.seq) == (7, 7)
         assert await store.journal_since(5, 10) == [(6, b'[{"seq":6}]'), (7, b"[{}]")]
         assert await store.journal_since(4, 10) is None
-
-
-# --- the journal
-
-
-@in_loop
-async def test_the_journal_gives_what_came_after_a_seq_or_says_that_it_no_longer_holds_it(tmp_path: Path) -> None:
-    async with a_redis(tmp_path) as server, a_store(server.address) as store:
-        assert await store.journal_since(0, 10) == []
-        assert await committed(store, batch(1, 2, events=[b"1", b"2"])) is None
-        assert await committed(store, batch(2, 2, puts=[("orders", "o", b"1")])) is None
-        assert await committed(store, batch(3, 5, events=[b"3", b"4", b"5"])) is None
-        # Events 6 and 7 were dropped at the outbox's bound.
-        assert await committed(store, batch(4, 8, events=[b"8"])) is None
-        assert await committed(store, batch(5, 9, events=[b"9"])) is None
-        for seq, expected in (
-            (0, None),
-            (5, None),
-            (6, None),
-            (7, [(8, b"[8]"), (9, b"[9]")]),
-            (8, [(9, b"[9]")]),
-            (9, []),
-            (10, None),
-        ):
-            assert await store.journal_since(seq, 10) == expected, seq
-        assert await store.journal_since(0, 2) == [(2, b"[1,2]"), (5, b"[3,4,5]")]
-        assert await store.journal_since(1, 1) == [(2, b"[1,2]")]
-        assert await store.journal_since(3, 1) == [(5, b"[3,4,5]")]
-
-
-@in_loop
-async def test_the_journal_is_trimmed_at_its_bound(tmp_path: Path) -> None:
-    async with a_redis(tmp_path) as server, a_store(server.address, journal_max=200, equity_max=200) as store:
-        answers: list[StoreError | None] = []
-        for number in range(1, 1_001):
-            store.commit(batch(number, number, events=[b"{}"], appends=[("equity", b"{}")]), answers.append)
-        await until(lambda: len(answers) == 1_000, "the answers")
-        assert answers == [None] * 1_000
-        assert await store.journal_since(100, 10) is None
-        held = await store.journal_since(850, 1_000)
-        assert held is not None
-        assert [seq for seq, _ in held] == list(range(851, 1_001))
-        assert 200 <= len((await store.load()).equity) <= 400
 
 
 # --- Redis away
@@ -416,7 +373,7 @@ WRONG = (
     (("HSET", "tbx:main:journal", "x", "y"), "tbx:main:journal: is a hash, must be a stream"),
     (("LPUSH", "tbx:main:lease", "x"), "tbx:main:lease: is a list, must be a string"),
     (("HSET", "tbx:main:orders", "o", "{}"), "tbx:main:meta: is missing, yet tbx:main:orders exists"),
-    (("HSET", "tbx:main:meta", "schema", "2"), "holds state of schema 2, this version knows up to 1"),
+    (("HSET", "tbx:main:meta", "schema", "3"), "holds state of schema 3, this version knows up to 2"),
     (("HSET", "tbx:main:meta", "schema", "x"), "field schema is b'x', must be a number"),
     (("HSET", "tbx:main:meta", "mode", "x"), "field schema is None, must be a number"),
 )

@@ -78,7 +78,8 @@ class VenueClient(Protocol):
         ...
 
     def query(self, asked: AskAtVenue, answer: QueryAnswer) -> None:
-        """Asks what became of an order: its messages come once more, in order, and then `answer` is called.
+        """Asks what became of an order: its messages come once more, in order, and then `answer` is called. VenueAsked
+        may come before that, with what was asked and answered in the venue's words.
 
         Where another order stands under its client id, VenueContradicted comes, and `answer` gets None.
         """

@@ -241,6 +241,11 @@ class Budgets:
         """How long the longest of the stops lasts; 0: nothing is stopped."""
         return max((budget.stop.left_ns for budget in self._budgets.values()), default=0)
 
+    def limit(self, kind: str) -> int:
+        """What the shortest window of the kind holds; 0 for a kind without a budget."""
+        budgets = self._by_kind.get(kind, ())
+        return min(budgets, key=lambda b: b.interval_ns).limit if budgets else 0
+
     def remaining(self, kind: str, now_ns: int) -> int:
         """The least that is left in a window of the kind; 0 for a kind without a budget."""
         return min((b.remaining(now_ns) for b in self._by_kind.get(kind, ())), default=0)

@@ -18,6 +18,10 @@ encode_document = msgspec.json.Encoder(decimal_format="number").encode
 encode_record = msgspec.json.Encoder().encode
 
 
+def _always() -> bool:
+    return True
+
+
 def _release(effects: list[Effect]) -> None:
     for action, args in effects:
         action(*args)
@@ -50,6 +54,9 @@ class Outbox:
         self._effects: list[Effect] = []
         self.release: Callable[[list[Effect]], None] = _release  # set by the kernel, which tells of what fails
         self.events_dropped = 0
+        self.sure: Callable[[], bool] = _always  # whether this process is the writer still; set by the kernel
+        self._held_back = 0  # frames to a venue that had to wait although they leave at once as a rule
+        self.on_dropped: Callable[[int], object] | None = None  # told of how many so far
 
     def put(self, table: str, key: str, record: Any) -> None:
         """Write the record, as it is at the next commit, to `tbx:{node}:{table}` under `key`."""
@@ -73,6 +80,8 @@ class Outbox:
             half = self.EVENTS_MAX // 2
             del self._events[:half]
             self.events_dropped += half
+            if self.on_dropped is not None:
+                self.on_dropped(self.events_dropped)
         return seq
 
     def effect(self, action: Callable[..., object], *args: Any) -> None:
@@ -80,11 +89,20 @@ class Outbox:
         self._effects.append((action, args))
 
     def send(self, action: Callable[..., object], *args: Any) -> None:
-        """Like `effect`, for frames to a venue: with DURABILITY=behind they leave at once."""
-        if self.release_at_once:
+        """Like `effect`, for frames to a venue: with DURABILITY=behind they leave at once.
+
+        Not where another process may be the writer by now: then they, and those behind them, wait for a commit."""
+        if not self.release_at_once:
+            self._effects.append((action, args))
+        elif not self._held_back and self.sure():
             self.release([(action, args)])
         else:
-            self._effects.append((action, args))
+            self._held_back += 1
+            self._effects.append((self._send_late, (action, args)))
+
+    def _send_late(self, action: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self._held_back -= 1
+        action(*args)
 
     @property
     def pending(self) -> bool:

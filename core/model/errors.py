@@ -5,7 +5,8 @@
     |-- StoreError             Redis, or what is in it
     |   |-- StoreUnavailable   cannot be reached now; try again
     |   |-- StoreFenced        another process is the writer; stop
-    |   `-- StoreCorrupt       a key holds what no version of this service wrote
+    |   |-- StoreCorrupt       a key holds what no version of this service wrote
+    |   `-- StoreUnreadable    entries of the state cannot be taken over; all of them are named
     |-- VenueError             an exchange
     |   |-- Unreachable        no answer; the outcome is not known
     |   |-- Refused            it said no
@@ -49,6 +50,18 @@ class StoreCorrupt(StoreError):
         self.key = key
         self.reason = reason
         super().__init__(f"{key}: {reason}")
+
+
+class StoreBehind(StoreCorrupt):
+    """Redis came back with less than it had acknowledged; who has it all in memory can write it anew."""
+
+
+class StoreUnreadable(StoreError):
+    """Entries of the state cannot be taken over; `problems` holds a line for each that is named, and what to do."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(self.problems))
 
 
 class VenueError(TbxError):

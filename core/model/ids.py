@@ -10,6 +10,7 @@ import msgspec
 from .instruments import Instrument
 
 TAGS_MAX = 1_000  # processes that are remembered
+TAGS_OF_ORDER_MAX = 16  # of those, the last that sent one and the same order
 
 
 class Counters(msgspec.Struct, kw_only=True):
@@ -31,6 +32,7 @@ class Ids:
         took back would else give a venue the client id of another order."""
         self.node = node
         self.tag = tag
+        self._own = (tag,)
         self._tags = {*(counters.tags if counters is not None else ()), tag}
         self.counters = counters or Counters()
         self.dirty = False
@@ -76,18 +78,43 @@ class Ids:
         return f"tbx-{self.node}-{order_id[6:12]}{base36(int(order_id[13:]))}-{base36(attempt)}-{self.tag}"
 
     def order_of(self, venue_client_id: str) -> str | None:
-        """The order that a venue client id was made for; None where it is not one of ours."""
+        """The order that a venue client id of this node was made for, by whichever process; None for others' ids.
+
+        An order that is held here under this id need not be the one that was sent: see `made`.
+        """
         parts = venue_client_id.split("-")
-        if len(parts) not in (4, 5) or parts[0] != "tbx" or parts[1] != self.node:
+        if len(parts) not in (4, 5) or parts[0] != "tbx" or parts[1] != self.node or not parts[3].isalnum():
             return None
         day, number = parts[2][:6], parts[2][6:]
-        if len(day) != 6 or not day.isdecimal() or not number.isalnum() or not number.isascii():
+        if len(day) != 6 or not day.isdecimal() or not number.isalnum() or not (number + parts[3]).isascii():
             return None
         if len(parts) == 4:  # as the version before this one made them
             return f"ORD_20{day}_{number}"
-        # One of another process's is no order of ours, though it has the number of one: another service on the same
-        # account, or this one before its data was lost.
-        return f"ORD_20{day}_{int(number, 36):06d}" if parts[4] in self._tags else None
+        return f"ORD_20{day}_{int(number, 36):06d}"
+
+    def attempt_of(self, venue_client_id: str) -> int:
+        """Which attempt of its order a client id of this node was made for."""
+        return int(venue_client_id.split("-")[3], 36)
+
+    def made(self, venue_client_id: str, tags: tuple[str, ...]) -> bool:
+        """Whether a client id with the number of an order is an attempt of it: `tags` are those that have sent it.
+
+        A process whose last commits were lost, or whose state was replaced by an older one, has used numbers that are
+        given once more; the tag tells the two orders apart.
+        """
+        tag = venue_client_id.split("-")[4:]
+        return not tag or tag[0] in (tags or self._tags)
+
+    def tagged(self, tags: tuple[str, ...], venue_client_id: str = "") -> tuple[str, ...]:
+        """The tags of an order that this process sends now, or whose attempt under that id some process has sent."""
+        tag = self.tag
+        if venue_client_id:
+            tag = "".join(venue_client_id.split("-")[4:])
+        if tag in tags or not tag:
+            return tags
+        if tags:
+            return (*tags[1 - TAGS_OF_ORDER_MAX :], tag)
+        return self._own if tag == self.tag else (tag,)
 
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"

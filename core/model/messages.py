@@ -88,6 +88,25 @@ class AmendOrder(msgspec.Struct, frozen=True, kw_only=True):
     stop_price: Decimal | None = None
 
 
+class ResolveOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's word on an order whose outcome is in doubt; `ask` only has its venue asked now."""
+
+    order_id: str
+    outcome: Literal["not_taken", "cancelled", "ask"]
+    by: str  # the operator: the name of the API key
+    reply: Reply
+    reason: str = ""
+
+
+class CancelExternal(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel an open order on our account that is not of this service."""
+
+    exchange: str
+    pair: str
+    venue_order_id: str
+    reply: Reply
+
+
 class ClosePosition(msgspec.Struct, frozen=True, kw_only=True):
     position_id: str
     reply: Reply
@@ -148,6 +167,8 @@ class AskAtVenue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     qty_lots: int  # as placed, or amended since; the venue's may be less where an amendment's answer was lost
     price_ticks: int | None = None  # of a limit order; None is not compared
     venue_order_id: str | None = None  # asked by it where it is known: nobody can change it
+    filled_lots: int | None = None  # what is known to have traded; a venue need not tell the trades of just so much
+    doubted: bool = False  # VenueAsked is wanted for each question, also where the answer is as usual
 
 
 class VenueAccepted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -232,6 +253,18 @@ class VenueUnknown(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     request: Literal["place", "cancel", "amend"]
     reason: str
     timestamp_ns: int
+
+
+class VenueAsked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What was asked about an order and what was answered, before the answer to the query itself: for each question
+    about an order that is doubted, and wherever the venue does not know the order or was not heard."""
+
+    venue: str
+    client_id: str
+    question: str  # in the venue's words: order.status origClientOrderId=..
+    answer: str  # in the venue's words: NEW executed 0 of 1; -2013 Order does not exist.
+    timestamp_ns: int
+    again_ns: int | None = None  # when asking again may tell more; 0: it was not asked about by itself, in its turn
 
 
 class VenueStateChanged(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -334,7 +367,7 @@ class TriggerReached(msgspec.Struct, frozen=True, gc=False):
 
 
 class ExitUnsold(msgspec.Struct, frozen=True, gc=False):
-    """An attempt of a triggered exit is over at the venue, and some of it is not sold."""
+    """An attempt of an order is over at the venue and some of it is not traded: another one is due, in a while."""
 
     order: Order
 

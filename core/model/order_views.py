@@ -11,7 +11,7 @@ import msgspec
 
 from .exact import ZERO, tidy
 from .messages import Submitted
-from .records import Fill, Order, OrderType, RiskValidation, Role, Side, SignalData, State, TimeInForce
+from .records import Evidence, Fill, Order, OrderType, RiskValidation, Role, Side, SignalData, State, TimeInForce
 
 Status = Literal["pending", "submitted", "unknown", "open", "partial", "filled", "cancelled", "rejected", "expired"]
 
@@ -62,6 +62,16 @@ class OrderFillView(msgspec.Struct, frozen=True, rename="camel", gc=False):
     fee: Decimal
     fee_currency: str
     maker: bool
+
+
+class EvidenceView(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What was asked about an order in doubt, and what was answered."""
+
+    asked_at: int  # ms, the first time
+    last_asked_at: int  # ms; the same answer came `count` times in a row
+    question: str  # in the exchange's words
+    answer: str
+    count: int
 
 
 class LinkedOrders(msgspec.Struct, frozen=True, rename="camel", gc=False):
@@ -164,6 +174,8 @@ class OrderView(msgspec.Struct, frozen=True, rename="camel", gc=False):
     # of a single order only; slippage is against the mid on arrival, positive is a cost
     risk_validation: RiskValidation | msgspec.UnsetType | None = msgspec.UNSET
     arrival_slippage_bps: float | msgspec.UnsetType | None = msgspec.UNSET
+    evidence: list[EvidenceView] | msgspec.UnsetType = msgspec.UNSET  # empty where its outcome never was in doubt
+    adopted: bool | msgspec.UnsetType = msgspec.UNSET  # true: found at the exchange, where nothing here knew of it
 
 
 class Slice(msgspec.Struct, frozen=True, rename="camel", gc=False):
@@ -374,13 +386,22 @@ def order_view(order: Order, fills: Sequence[Fill] = (), legs: list[OrderView] |
         order.warnings,
         [order_fill_view(fill) for fill in fills],
         msgspec.UNSET if legs is None else legs,
+        adopted=True if order.adopted_as else msgspec.UNSET,
     )
 
 
 def order_detail(order: Order, fills: Sequence[Fill] = ()) -> OrderView:
-    """The order with its risk report and what it cost against the market."""
-    slippage = arrival_slippage_bps(order, average_price(order))
-    return msgspec.structs.replace(order_view(order, fills), risk_validation=order.risk, arrival_slippage_bps=slippage)
+    """The order with its risk report, what it cost against the market, and what was asked about it."""
+    return msgspec.structs.replace(
+        order_view(order, fills),
+        risk_validation=order.risk,
+        arrival_slippage_bps=arrival_slippage_bps(order, average_price(order)),
+        evidence=[evidence_view(line) for line in order.evidence],
+    )
+
+
+def evidence_view(line: Evidence) -> EvidenceView:
+    return EvidenceView(line.asked_ns // MS_NS, line.last_ns // MS_NS, line.question, line.answer, line.count)
 
 
 def fees_in_quote(order: Order, fills: Sequence[Fill], average: Decimal | None) -> Decimal:

@@ -81,6 +81,16 @@ class SignalData(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     strategy: str | None = None
 
 
+class Evidence(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
+    """What was asked about an order in doubt, and what was answered; the same again right after is counted."""
+
+    asked_ns: int  # the first time
+    last_ns: int  # the last time
+    question: str  # in the venue's words; of what an operator did: what, and who
+    answer: str
+    count: int = 1
+
+
 class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """An order through its whole life. Only `core/orders` changes one."""
 
@@ -101,6 +111,8 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     submit_ns: int
     created_ns: int  # when the request came in; a held order is submitted later
     parent_id: str | None = None  # of an exit: the entry that it protects
+    adopted_as: str = ""  # the client id under which it was found at its venue, where nobody here knew of it
+    tags: tuple[str, ...] = ()  # of the processes that have sent its attempts; () before they were kept
     signal_data: SignalData | None = None
     signal_id: str | None = None
     risk: RiskValidation | None = None
@@ -150,6 +162,7 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     arrival_mid: Decimal | None = None
     stop_loss_id: str | None = None
     take_profit_id: str | None = None
+    evidence: tuple[Evidence, ...] = ()  # of doubts about its outcome; `core/orders/evidence.py` bounds it
 
     @property
     def sign(self) -> int:
@@ -158,6 +171,11 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     @property
     def left_lots(self) -> int:
         return self.qty_lots - self.filled_lots
+
+    @property
+    def adopted(self) -> bool:
+        """It was found at its venue, and is managed since as one of our own."""
+        return bool(self.adopted_as)
 
     @property
     def ended(self) -> bool:
@@ -239,6 +257,7 @@ class Balance(msgspec.Struct, kw_only=True):
     currency: str
     total: Decimal = ZERO
     locked: Decimal = ZERO  # reserved by open orders; recomputed from them on load
+    flows: Decimal = ZERO  # of `total`, what came from outside less what went there; the rest is what fills moved
 
     @property
     def available(self) -> Decimal:

@@ -272,7 +272,9 @@ class Brackets(Actor):
     def _again(self, order: Order, attempt: int) -> None:
         if order.ended or not order.waiting or order.attempt != attempt:
             return
-        if order.triggered_ns is None:  # an entry between two tries, whose timer went with the process before
+        if self.triggers.not_yet(order.order_id):
+            self._soon(order, NEXT_ATTEMPT_NS)
+        elif order.triggered_ns is None:  # an entry between two tries, whose timer went with the process before
             self.manager.send(order, self.clock.now_ns())
         else:
             self._sell(order, self.clock.now_ns())

@@ -42,6 +42,7 @@ class History(Actor):
         self.write = write
         self.limits = limits
         self.archived = 0  # orders that left since the start
+        self.archived_fills = 0  # with so many fills
         self.error: str | None = None  # why the last round failed
         self._moving = False
         self._draining = False  # from the moment that a bound is passed until the share has left
@@ -76,7 +77,10 @@ class History(Actor):
         def done(error: StoreError | None) -> None:
             self.kernel.run(self._moved, written, error)
 
-        self.write([_archived(order) for order in leaving], [_archived_fill(fill) for fill in fills], done)
+        # As it is now and when that is committed: a process that is not the writer any more must not write there, and
+        # what its own commit has not made true (the id of a fill) may become something else.
+        rows = [_archived(order) for order in leaving], [_archived_fill(fill) for fill in fills]
+        self.outbox.effect(self.write, *rows, done)
 
     def _oldest_ended(self) -> list[Order]:
         limits, orders = self.limits, self.orders
@@ -103,12 +107,15 @@ class History(Actor):
         self._moving = False
         self.error = str(error) if error else None
         if error is None:
+            self.kernel.conditions.end("archive_failing")
             orders = self.orders.orders
             leaving = [i for i, at_ns in written.items() if orders[i].updated_ns == at_ns]  # not what changed since
+            self.archived_fills += sum(len(self.orders.fills_of(order_id)) for order_id in leaving)
             self.orders.forget(leaving)
             self.archived += len(leaving)
             self.trim()
         else:
+            self.kernel.conditions.begin("archive_failing", str(error))
             self._draining = False  # tried again at the next look
 
 

@@ -6,6 +6,7 @@ twice is one order; an intent is committed under a venue client id of its own be
 
 import heapq
 from collections.abc import Callable, Iterable
+from copy import copy
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -79,6 +80,10 @@ def _go_on(_exits: Iterable[Order], _reason: str, then: Callable[[], None]) -> N
     then()
 
 
+def _note_nothing(_: Order) -> None:
+    """Nobody sends exits to a venue."""
+
+
 class OrderManager(Actor):
     """Commands in, orders out. What venues say comes in through `reports.Reports`, links live in
     `brackets.Brackets`."""
@@ -109,6 +114,7 @@ class OrderManager(Actor):
         engine.too_late, engine.open_count, engine.holding = self.expire_late, orders.open_count, self.holding
         # Takes exits back from their venue, and then goes on; set by who sends them there.
         self.recall: Callable[[Iterable[Order], str, Callable[[], None]], None] = _go_on
+        self.note_listed: Callable[[Order], None] = _note_nothing  # an exit is found to be at its venue; the same
         self._sweeper: Timer | None = None
 
     def handles(self) -> dict[type, Handler]:
@@ -159,7 +165,8 @@ class OrderManager(Actor):
             self.orders.add(order)
         else:
             self._open(order, plan, need)
-        self.answer(request.reply, Submitted(order, False, plan.estimated_cost, plan.estimated_fees))
+        # A copy: until this is committed and told the order may have gone on, and a crash would take that back.
+        self.answer(request.reply, Submitted(copy(order), False, plan.estimated_cost, plan.estimated_fees))
 
     def _repeat(self, request: SubmitOrder) -> Submitted | Refusal | None:
         """The answer to a request whose id was used before."""
@@ -334,6 +341,7 @@ class OrderManager(Actor):
         order.venue_order_id, order.amends = None, 0
         order.attempt_from, order.attempt_until = order.filled_lots, order.filled_lots + lots
         order.venue_client_id = self.ids.venue_client_id(order.order_id, order.attempt)
+        order.tags = self.ids.tagged(order.tags)
         order.sent_ns = None
 
     def _place(self, order: Order) -> None:

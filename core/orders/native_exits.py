@@ -73,7 +73,7 @@ class NativeExits:
         self._listed: dict[str, dict[str, Order]] = {}  # exits at a venue by wallet; those that came back go at a look
         self._waiting: list[_Recall] = []
         self._timer: Timer | None = None
-        manager.recall = self.recall
+        manager.recall, manager.note_listed = self.recall, self.note_listed
         manager.checks.set_aside = self.words
 
     def start(self) -> None:
@@ -104,6 +104,10 @@ class NativeExits:
     def locked(self, wallet: str, base: str) -> Decimal:
         """Coins that pairs at the venue have set aside."""
         return sum((order.reserved for order in self.listed(wallet) if order.base == base), ZERO)
+
+    def note_listed(self, order: Order) -> None:
+        """A venue has this exit, which nobody here knew."""
+        self._listed.setdefault(order.wallet, {})[order.order_id] = order
 
     def words(self, wallet: str, currency: str) -> str:
         """For a sale that is refused: why some coins are not available."""
@@ -297,6 +301,7 @@ class NativeExits:
         need = leg.left_lots * leg.lot - leg.reserved
         there = self.manager.ledger.available(leg.wallet, leg.base)
         self.manager.reserve(leg, max(ZERO, min(need, there)))
+        self.manager.outbox.put("orders", leg.order_id, leg)
 
     # --- time
 

@@ -46,6 +46,7 @@ class Orders:
         self.orders: dict[str, Order] = {}
         self.open: dict[str, Order] = {}
         self.by_client: dict[str, str] = {}
+        self._adopted: dict[str, str] = {}  # client id that an order was found under -> its id here
         self.fills: dict[str, Fill] = {}
         self._fills_of: dict[str, list[Fill]] = {}
         self._trade_ids: dict[str, set[str]] = {}  # of orders with more than FEW_FILLS
@@ -91,7 +92,20 @@ class Orders:
         return self.orders.get(self.by_client.get(client_order_id, ""))
 
     def of_venue_client_id(self, client_id: str) -> Order | None:
-        return self.orders.get(self.ids.order_of(client_id) or "")
+        """The order that was sent, or adopted, under this id."""
+        if self._adopted and client_id in self._adopted:
+            return self.orders.get(self._adopted[client_id])
+        order = self.orders.get(self.ids.order_of(client_id) or "")
+        return order if order is not None and self.sent_as(order, client_id) else None
+
+    def sent_as(self, order: Order, client_id: str) -> bool:
+        """Whether an order, held or archived, was sent or adopted under a client id of this node."""
+        if client_id in (order.venue_client_id, order.adopted_as):
+            return True
+        if self.ids.order_of(client_id) != order.order_id:
+            return False
+        # An attempt that is not on record here is another order, or one whose commit was lost: `Adoption` finds out.
+        return self.ids.attempt_of(client_id) <= order.attempt and self.ids.made(client_id, order.tags)
 
     def fills_of(self, order_id: str) -> list[Fill]:
         return self._fills_of.get(order_id, [])
@@ -172,6 +186,7 @@ class Orders:
                 continue
             if self.by_client.get(order.client_order_id) == order_id:
                 del self.by_client[order.client_order_id]
+            self._adopted.pop(order.adopted_as, None)
             outbox.delete("orders", order_id)
             self._trade_ids.pop(order_id, None)
             for fill in self._fills_of.pop(order_id, ()):
@@ -180,6 +195,8 @@ class Orders:
 
     def _index(self, order: Order) -> None:
         self.orders[order.order_id] = order
+        if order.adopted_as:
+            self._adopted[order.adopted_as] = order.order_id
         if order.fingerprint:
             self.by_client[order.client_order_id] = order.order_id
         else:  # a name that we made gives way to one that a caller chose

@@ -43,7 +43,8 @@ RETRY_BASE_NS = 1 * SECOND_NS
 RETRY_JITTER = 0.5  # up to this share is added
 
 
-# Finds the venue's trade ids of an order in the archive, away from the event loop, and calls back on it.
+# Finds the venue's trade ids of the archived order that was sent, or adopted, under a client id of this node, away from
+# the event loop, and calls back on it.
 ArchivedTrades = Callable[[str, Callable[[frozenset[str]], None]], None]
 
 
@@ -69,6 +70,10 @@ class Reports(Actor):
         self._taken_back: deque[str] = deque(maxlen=REMEMBERED_MAX)
         self._contradicted: deque[str] = deque(maxlen=REMEMBERED_MAX)
         self._odd_fills: deque[str] = deque(maxlen=REMEMBERED_MAX)  # and their trade ids
+        # Asks about an order of this node that is not known here, by one of its fills, or by its acceptance: whether
+        # anybody does. Set by who adopts orders.
+        self.adopt: Callable[[VenueFilled], bool] = lambda _: False
+        self.unknown_accepted: Callable[[str], None] = lambda _: None
         self._not_there: deque[str] = deque(maxlen=REMEMBERED_MAX)  # what the venue did not know when it was to cancel
 
     def handles(self) -> dict[type, Handler]:
@@ -106,6 +111,8 @@ class Reports(Actor):
 
     def on_accepted(self, message: VenueAccepted) -> None:
         order = self._find(message.client_id, "an acceptance")
+        if order is None and self.orders.ids.order_of(message.client_id) is not None:
+            self.unknown_accepted(message.venue)
         if order is None or self._is_not_ours(order, message.side, "an acceptance"):
             return
         if _is_past(order, message.client_id):
@@ -233,18 +240,20 @@ class Reports(Actor):
         return True
 
     def _stranger(self, message: VenueFilled) -> None:
-        """A fill of an order that is not held here: somebody else's, or one of ours that has left for the archive."""
+        """A fill of an order that is not held here: somebody else's, one of ours that has left for the archive, or one
+        that nobody knows, which is adopted."""
         text = f"a fill of {message.qty_lots} lots (trade {message.trade_id}) for {message.client_id!r}"
-        order_id = self.orders.ids.order_of(message.client_id)
-        if order_id is None:
+        if self.orders.ids.order_of(message.client_id) is None:
             self._note(f"{text}, which is not an order of this node")
             return
 
         def found(trade_ids: frozenset[str]) -> None:
-            if message.trade_id not in trade_ids:  # else it is told once more, which changes nothing
+            if message.trade_id in trade_ids:
+                return  # it is told once more, which changes nothing
+            if trade_ids or not self.adopt(message):
                 self.kernel.run(self._impossible, f"{text}, which ended long ago: it is not accounted for")
 
-        self.archived(order_id, found)
+        self.archived(message.client_id, found)
 
     def _apply(self, order: Order, fill: Fill, venue_order_id: str | None) -> None:
         now_ns = self.clock.now_ns()

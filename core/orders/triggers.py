@@ -7,6 +7,8 @@
 Always true here: a book update that reaches no trigger costs two comparisons, however many wait.
 """
 
+from collections.abc import Callable
+
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.kernel import Kernel
@@ -77,6 +79,10 @@ class Triggers(Actor):
         self._ask: dict[tuple[str, str], _Watch] = {}
         self._last: dict[tuple[str, str], _Watch] = {}
         self._where: dict[str, tuple[_Watch, bool]] = {}
+        # Whether an order (by its id) may have been sent by a process before this one, and that is not compared yet:
+        # one that is reached meanwhile waits for `release`. Set by who compares.
+        self.not_yet: Callable[[str], bool] = lambda _: False
+        self._held_back: dict[str, int] = {}  # order id -> the price that reached it first
 
     def handles(self) -> dict[type, Handler]:
         return {BookUpdated: self.on_book, TradePrinted: self.on_trade}
@@ -85,7 +91,9 @@ class Triggers(Actor):
         return order_id in self._where
 
     def arm(self, order: Order) -> None:
-        """Watch for the order's stop price, or for its new one."""
+        """Watch for the order's stop price, or for its new one. One that was held back stays so: it may be resized
+        by what was found out meanwhile, and the market need not move again."""
+        held_back = self._held_back.get(order.order_id)
         self.disarm(order.order_id)
         assert order.stop_ticks is not None
         side = self._last if order.trigger == "last" else self._bid if order.side == "sell" else self._ask
@@ -93,8 +101,11 @@ class Triggers(Actor):
         falling = falls(order.side, order.type)
         watch.add(order.order_id, order.stop_ticks, falling)
         self._where[order.order_id] = (watch, falling)
+        if held_back is not None and reached(order.side, order.type, held_back, order.stop_ticks):
+            self._held_back[order.order_id] = held_back
 
     def disarm(self, order_id: str) -> None:
+        self._held_back.pop(order_id, None)
         found = self._where.pop(order_id, None)
         if found is not None:
             watch, falling = found
@@ -124,5 +135,18 @@ class Triggers(Actor):
 
     def _fire(self, watch: _Watch, price: int, timestamp_ns: int) -> None:
         for order_id in watch.fired(price):
+            if self.not_yet(order_id):
+                self._held_back.setdefault(order_id, price)
+                continue
             self.disarm(order_id)
             self.bus.publish(TriggerReached(order_id, price, timestamp_ns))
+
+    def release(self) -> None:
+        """What was reached and held back sells now, where it still waits."""
+        for order_id, price in list(self._held_back.items()):
+            if self.not_yet(order_id):
+                continue
+            del self._held_back[order_id]
+            if self.armed(order_id):
+                self.disarm(order_id)
+                self.bus.publish(TriggerReached(order_id, price, self.clock.now_ns()))

@@ -3,15 +3,16 @@
 Theory of operation. The ledger follows the account by what moves it: our fills, other people's trades on the account
 (`ForeignFilled`), deposits and withdrawals (`BalanceMoved`). When the venue has come up and every order's outcome is
 known, and every CHECK_NS after that, the venue is asked for its balances. Where they differ, a report may still be on
-its way or lost: every open order is asked about, and only the same difference, seen again after that without a fill in
-between, corrects the ledger. A correction is a flow, like a deposit: it earns nothing, and it is told in the journal,
-the feed and the log.
+its way or lost: every open order is asked about; where the same difference shows again without a fill in between, the
+trades that may be why are compared (`core/orders/reconciliation.py`), and only what is left of it after that corrects
+the ledger. A correction is a flow, like a deposit: it earns nothing, and it is told in the journal, the feed and the
+log.
 
 Always true here: no order of a live wallet can be sent before its balances were compared once since the venue came up.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from typing import Protocol
 
@@ -21,12 +22,14 @@ from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.clock import SECOND_NS, Timer
 from ..kernel.kernel import Kernel
-from ..model.exact import ZERO
+from ..model.exact import ZERO, plain
 from ..model.instruments import Instrument
-from ..model.messages import BalanceMoved, BalancesReported, ForeignFilled, OrderFilled, VenueStateChanged
+from ..model.messages import BalanceMoved, BalancesReported, ForeignFilled, OrderFilled, VenueFilled, VenueStateChanged
+from ..model.records import Side
 from .manager import PortfolioManager
+from .marks import Marks
 
-ASKED_MAX = 100  # who may wait for a comparison at a time; the first of more is told before it
+AS_FOUND = "the account as it was found"
 RECENT_MAX = 10_000  # trades and moves remembered, to tell one that is reported twice
 
 
@@ -57,6 +60,8 @@ class Account:
         self.fills = 0  # fills and moves booked, so that a report from before one is told apart
         self.fills_then = 0  # at the last report
         self.differences: dict[str, Decimal] = {}  # at the last report
+        self.searched: dict[str, Decimal] = {}  # the differences for which trades were compared
+        self.asked = False  # somebody waits for a comparison from now on
         self.corrected = False  # since the last comparison that agreed: a late report of the same may still come
 
 
@@ -86,7 +91,12 @@ class Accounts(Actor):
         self._accounts: dict[str, Account] = {}
         self._recent: deque[tuple[object, ...]] = deque()
         self._known: set[tuple[object, ...]] = set()
-        self._asked: list[Callable[[], None]] = []  # who waits for a comparison
+        self.marks = Marks(kernel.outbox)
+        # Set by who compares trades: begin that for the currencies of a wallet; whether it is still under way; hear of
+        # a correction (wallet, currency, here, there).
+        self.compare_trades: Callable[[str, Collection[str]], None] = _compare_none
+        self.comparing: Callable[[str], bool] = lambda _: False
+        self.on_differs: Callable[[str, str, str, str], None] = lambda *_: None
         self._timer: Timer | None = None
 
     def attach(self, wallet: str, venue: AccountVenue) -> None:
@@ -100,18 +110,21 @@ class Accounts(Actor):
             return ""
         return "its orders and balances are being reconciled" if account.up else "it is not connected"
 
-    def check(self, done: Callable[[], None]) -> None:
-        """Ask every venue that is up about its orders and balances; `done` when the ledger agrees and is committed."""
-        up = [wallet for wallet, account in self._accounts.items() if account.up]
-        if not up:
-            self.outbox.effect(done)
-            return
-        self._asked.append(done)
-        if len(self._asked) > ASKED_MAX:
-            self.outbox.effect(self._asked.pop(0))
-        for wallet in up:
-            self.doubt(wallet)
-        self._look_in(0)
+    def compare(self, wallet: str) -> None:
+        """Compare a wallet's balances now; `agrees` is false until that is through."""
+        account = self._accounts.get(wallet)
+        if account is not None and account.up:
+            account.asked = True
+            self._look_in(0)
+
+    def agrees(self, wallet: str) -> bool:
+        """Whether the ledger was the same as the venue's balances when they were last compared."""
+        account = self._accounts[wallet]
+        return account.compared and not account.differences and not account.asked
+
+    def differing(self, wallet: str) -> list[str]:
+        """The currencies whose balances differ, and not only because a report was still on its way."""
+        return sorted(self._accounts[wallet].searched)
 
     def handles(self) -> dict[type, Handler]:
         return {
@@ -134,7 +147,7 @@ class Accounts(Actor):
             return
         account.up = message.up
         if message.up:
-            account.compared, account.differences = False, {}
+            account.compared, account.differences, account.searched = False, {}, {}
             self._look_in(0)
 
     def _look_in(self, delay_ns: int) -> None:
@@ -147,7 +160,7 @@ class Accounts(Actor):
         for wallet, account in self._accounts.items():
             if account.up and self.settled(wallet):
                 self.venues[wallet].report_balances()
-            waits |= account.up and (not account.compared or bool(account.differences or self._asked))
+            waits |= account.up and (not account.compared or bool(account.differences or account.asked))
         self._look_in(self.LOOK_NS if waits else self.CHECK_NS)
 
     # --- what moves an account besides our orders
@@ -159,17 +172,18 @@ class Accounts(Actor):
 
     def on_foreign(self, message: ForeignFilled) -> None:
         instrument = self.instruments.get((message.venue, message.pair))
-        if instrument is None or not self._first(
-            *("trade", message.venue, message.pair, message.trade_id, message.client_id, message.side)
-        ):
+        key = message.venue, message.pair, message.trade_id, message.side
+        if instrument is None or self.marks.booked(*key) or not self._first("trade", *key):
             return
-        cost = instrument.amount(message.price_ticks * message.qty_lots)
-        quantity = instrument.quantity(message.qty_lots)
-        buy = message.side == "buy"
-        moves = {instrument.quote: -cost if buy else cost}
-        moves[instrument.base] = moves.get(instrument.base, ZERO) + (quantity if buy else -quantity)
-        moves[message.fee_currency] = moves.get(message.fee_currency, ZERO) - message.fee
-        self._book(message.venue, moves)
+        if self._book(message.venue, _moves(instrument, message.side, message)):
+            self.marks.note_foreign(*key)
+
+    def take_back(self, wallet: str, message: VenueFilled) -> None:
+        """A fill of ours was booked whose money the ledger had already: as it was found, or as somebody else's."""
+        assert message.pair is not None, "the venue lists what it was a trade of"
+        assert message.side is not None, "and on which side"
+        moves = _moves(self.instruments[wallet, message.pair], message.side, message)
+        self._book(wallet, {currency: -change for currency, change in moves.items()})
 
     def on_moved(self, message: BalanceMoved) -> None:
         if self._first("move", message.venue, message.currency, message.change, message.timestamp_ns):
@@ -185,18 +199,20 @@ class Accounts(Actor):
             self._known.discard(self._recent.popleft())
         return True
 
-    def _book(self, wallet: str, moves: Mapping[str, Decimal]) -> None:
+    def _book(self, wallet: str, moves: Mapping[str, Decimal]) -> bool:
         account = self._accounts.get(wallet)
-        if account is None or not self._ever_held(wallet):
-            return  # the first comparison brings all of it
+        if account is None or not self.ever_held(wallet):
+            return False  # the first comparison brings all of it
         account.fills += 1
         if account.corrected:
             self._look_in(self.LOOK_NS)
         for currency, change in moves.items():
             if change:
                 self.portfolio.flow(wallet, currency, change)
+        return True
 
-    def _ever_held(self, wallet: str) -> bool:
+    def ever_held(self, wallet: str) -> bool:
+        """Whether its balances were ever taken over from the venue."""
         return any(balance.wallet == wallet for balance in self.portfolio.ledger)
 
     # --- what the venue says it all is
@@ -206,27 +222,34 @@ class Accounts(Actor):
         if account is None or not self.settled(message.venue):
             return
         differences = self._differences(message)
-        first = not self._ever_held(message.venue)
+        first = not self.ever_held(message.venue)
         again = differences == account.differences and account.fills == account.fills_then
         account.differences, account.fills_then = differences, account.fills
         if not differences:
             account.compared, account.corrected = True, False
-        elif first or again:
-            reason = "the account as it was found" if first else "the venue's balance differs from what was reported"
-            for currency, change in differences.items():
-                self.portfolio.flow(message.venue, currency, change)
-                total = self.portfolio.ledger.total(message.venue, currency)
-                corrected = BalanceCorrected(message.venue, currency, change, total, reason)
-                self.outbox.event("portfolio", "BalanceCorrected", corrected)
+        elif first or (again and account.searched == differences and not self.comparing(message.venue)):
+            reason = AS_FOUND if first else "the venue's balance differs from what was reported"
+            self._correct(message.venue, differences, reason)
             account.differences, account.compared, account.corrected = {}, True, not first
-        else:
+        elif not again:
             self.doubt(message.venue)
+        elif account.searched != differences:
+            account.searched = differences
+            self.compare_trades(message.venue, differences.keys())
         if not account.compared or account.differences:
             self._look_in(self.LOOK_NS)
-            return
-        asked, self._asked = self._asked, []
-        for done in asked:
-            self.outbox.effect(done)
+        else:
+            account.asked, account.searched = False, {}
+
+    def _correct(self, wallet: str, differences: Mapping[str, Decimal], reason: str) -> None:
+        for currency, change in differences.items():
+            here = self.portfolio.ledger.total(wallet, currency)
+            self.portfolio.flow(wallet, currency, change)
+            total = self.portfolio.ledger.total(wallet, currency)
+            corrected = BalanceCorrected(wallet, currency, change, total, reason)
+            self.outbox.event("portfolio", "BalanceCorrected", corrected)
+            if reason is not AS_FOUND:
+                self.on_differs(wallet, currency, plain(here), plain(total))
 
     def _differences(self, message: BalancesReported) -> dict[str, Decimal]:
         ours = {b.currency: b.total for b in self.portfolio.ledger if b.wallet == message.venue}
@@ -234,3 +257,18 @@ class Accounts(Actor):
         names = sorted(ours.keys() | theirs.keys())
         changes = ((name, theirs.get(name, ZERO) - ours.get(name, ZERO)) for name in names)
         return {name: change for name, change in changes if change}
+
+
+def _compare_none(_wallet: str, _currencies: Collection[str]) -> None:
+    """Nobody compares trades: what differs is corrected."""
+
+
+def _moves(instrument: Instrument, side: Side, trade: ForeignFilled | VenueFilled) -> dict[str, Decimal]:
+    """What a trade has moved, by currency."""
+    cost = instrument.amount(trade.price_ticks * trade.qty_lots)
+    quantity = instrument.quantity(trade.qty_lots)
+    buy = side == "buy"
+    moves = {instrument.quote: -cost if buy else cost}
+    moves[instrument.base] = moves.get(instrument.base, ZERO) + (quantity if buy else -quantity)
+    moves[trade.fee_currency] = moves.get(trade.fee_currency, ZERO) - trade.fee
+    return moves

@@ -1,8 +1,8 @@
 """Exact balances and reservations, by wallet and currency.
 
-Always true here: `total` changes only by `deposit` and `settle`, `locked` only by `reserve`, so the sum of all
-totals of a currency is what was deposited plus what was settled. Nothing is ever rounded. A balance that was
-touched is in the outbox.
+Always true here: `total` changes only by `flow` (or `deposit`) and `settle`, `locked` only by `reserve`; `flows` is the
+sum of all flows, so `total - flows` is what fills and their fees have moved, however long ago. Nothing is ever rounded.
+A balance that was touched is in the outbox.
 """
 
 from collections.abc import Iterable, Iterator
@@ -50,7 +50,13 @@ class Ledger:
         """Money that comes in from outside, or with a minus goes out; raises Overdrawn."""
         if amount < 0:
             self.check_withdrawal(wallet, currency, -amount)
+        self.flow(wallet, currency, amount)
+
+    def flow(self, wallet: str, currency: str, amount: Decimal) -> None:
+        """Book money that came in from outside, or with a minus went out: it has happened, so it is never refused."""
         self.settle(wallet, currency, amount)
+        if amount:
+            self._balances[wallet, currency].flows += amount
 
     def check_withdrawal(self, wallet: str, currency: str, amount: Decimal) -> None:
         """Raises Overdrawn where less than the amount is available."""

@@ -253,7 +253,7 @@ class PortfolioManager(Actor):
     def flow(self, wallet: str, currency: str, amount: Decimal) -> None:
         """Money that came, or with a minus went, at the venue: it has happened, so it is never refused."""
         now_ns = self.clock.now_ns()
-        self.ledger.settle(wallet, currency, amount)
+        self.ledger.flow(wallet, currency, amount)
         deposit = Deposit(wallet, currency, amount, now_ns // MS_NS)
         self.outbox.event("portfolio", "Deposited", deposit)
         if is_paper(wallet) == self.paper:

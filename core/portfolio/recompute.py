@@ -36,25 +36,10 @@ def recompute(
     paper: bool,
 ) -> Recomputed:
     """From the records of all fills, as they are kept, and all deposits."""
-    totals: dict[Account, Decimal] = {}
-    positions: dict[tuple[str, str], Position] = {}
+    folded = fold(fills)
+    totals, positions = folded.moves, folded.positions
     for wallet, currency, amount in deposits:
         totals[wallet, currency] = totals.get((wallet, currency), ZERO) + amount
-    for fill in fills:
-        instrument = instruments[fill.exchange, fill.pair]
-        _move(totals, fill, instrument)
-        position = positions.setdefault(
-            (fill.wallet, fill.pair),
-            Position(position_id="", wallet=fill.wallet, exchange=fill.exchange, pair=fill.pair),
-        )
-        apply_fill(
-            position,
-            fill,
-            base=instrument.base,
-            quote=instrument.quote,
-            lot=instrument.lot,
-            new_id=str,  # ids are not recomputed: str() is empty
-        )
     rates = Rates(instruments, mid, base_currency)
     equity, value, cost = ZERO, ZERO, ZERO
     for (wallet, currency), total in totals.items():
@@ -69,12 +54,32 @@ def recompute(
     return Recomputed(totals, positions, equity, value, cost)
 
 
-def _move(totals: dict[Account, Decimal], fill: Fill, instrument: Instrument) -> None:
-    sign = 1 if fill.side == "buy" else -1
-    for currency, change in (
-        (instrument.base, sign * fill.quantity),
-        (instrument.quote, -sign * fill.cost),
-        (fill.fee_currency, -fill.fee),
-    ):
-        if change:
-            totals[fill.wallet, currency] = totals.get((fill.wallet, currency), ZERO) + change
+class Folded(msgspec.Struct, frozen=True):
+    """What fills alone have done."""
+
+    moves: dict[Account, Decimal]  # to balances, in their own currency
+    positions: dict[tuple[str, str], Position]  # by wallet and pair, without ids; only those that were ever held
+
+
+def fold(fills: Iterable[Fill]) -> Folded:
+    """From nothing but the records of all fills, in the order in which they were booked: that of their ids."""
+    moves: dict[Account, Decimal] = {}
+    positions: dict[tuple[str, str], Position] = {}
+    for fill in fills:
+        base, _, quote = fill.pair.rpartition("_")
+        sign = 1 if fill.side == "buy" else -1
+        for currency, change in (
+            (base, sign * fill.quantity),
+            (quote, -sign * fill.cost),
+            (fill.fee_currency, -fill.fee),
+        ):
+            if change:
+                moves[fill.wallet, currency] = moves.get((fill.wallet, currency), ZERO) + change
+        position = positions.get((fill.wallet, fill.pair))
+        if position is None:
+            position = Position(position_id="", wallet=fill.wallet, exchange=fill.exchange, pair=fill.pair)
+            positions[fill.wallet, fill.pair] = position
+        # Ids are not recomputed: str() is empty.
+        apply_fill(position, fill, base=base, quote=quote, lot=fill.lot, new_id=str)
+    # Coins that were deposited and sold never made a position.
+    return Folded(moves, {key: position for key, position in positions.items() if position.updated_ns})

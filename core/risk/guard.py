@@ -51,3 +51,7 @@ class Guard(Actor):
         states = {state for state, _ in self._reasons.values()}
         self.state = next((s for s in (TradingState.HALTED, TradingState.REDUCING) if s in states), TradingState.ACTIVE)
         self.why = "; ".join(f"{s.value}: {why}" for s, why in self._reasons.values()) or self.state.value
+        if self.state is TradingState.ACTIVE:
+            self.kernel.conditions.end("trading_limited")
+        else:
+            self.kernel.conditions.begin("trading_limited", self.why)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..model.errors import SettingsError, StoreCorrupt, StoreError, StoreUnavailable
+from ..model.ids import id_key
 
 SCHEMA = 1
 PAGE_MAX = 500  # rows of one answer; a larger limit is a fault of the caller
@@ -40,6 +41,11 @@ CREATE INDEX trades_order ON trades (order_id);
 
 Kind = Literal["orders", "trades"]
 KEY = {"orders": "order_id", "trades": "trade_id"}
+# Ids have a number that may outgrow its padding; those of orders have the day before it.
+RANK = {
+    "orders": "substr(order_id, 5, 8), length(order_id), order_id",
+    "trades": "length(trade_id), trade_id",
+}
 
 
 class ArchivedOrder(msgspec.Struct, frozen=True):
@@ -159,6 +165,18 @@ class Archive:
                 rows = self._database.execute(f"SELECT {KEY[kind]} FROM {kind} WHERE {KEY[kind]} IN ({marks})", some)
                 found.update(row[0] for row in rows)
         return found
+
+    def every(self, kind: Kind) -> Iterator[tuple[str, bytes]]:
+        """(id, JSON) of all there are, in the order of their numbers, however many digits those have."""
+        with self._explained():
+            yield from self._database.execute(f"SELECT {KEY[kind]}, json FROM {kind} ORDER BY {RANK[kind]}")
+
+    def newest(self, kind: Kind) -> str | None:
+        """The highest id among the newest rows; None where there are none."""
+        with self._explained():
+            query = f"SELECT {KEY[kind]} FROM {kind} ORDER BY at_ms DESC LIMIT {PAGE_MAX}"
+            ids = [row[0] for row in self._database.execute(query)]
+        return max(ids, key=id_key, default=None)
 
     def close(self) -> None:
         self._database.close()

@@ -45,6 +45,14 @@ class MemoryStore:
             self._write(batch)
         self._call_soon(done, refusal)
 
+    def beat(self, done: Callable[[StoreError | None], None]) -> None:
+        """Beat as the writer of the current epoch."""
+        self.beat_as(self.epoch, done)
+
+    def beat_as(self, epoch: int, done: Callable[[StoreError | None], None]) -> None:
+        """Show that the writer lives."""
+        self._call_soon(done, self._refusal(epoch))
+
     def _refusal(self, epoch: int) -> StoreError | None:
         if self.down:
             return StoreUnavailable("the store is down")
@@ -85,3 +93,6 @@ class MemoryWriter:
 
     def commit_whole(self, batch: Batch, done: Callable[[StoreError | None], None]) -> None:
         self.store.commit_whole_as(self.epoch, batch, done)
+
+    def beat(self, done: Callable[[StoreError | None], None]) -> None:
+        self.store.beat_as(self.epoch, done)

@@ -52,6 +52,8 @@ OPTIONS = {
     "save": "",
     "maxmemory-policy": "noeviction",
     "logfile": "",
+    # Nothing can be written until its file is known to be whole; see `_open_for_writes`.
+    "min-replicas-to-write": "1",
 }
 
 # Runs between our fork and redis-server: PR_SET_PDEATHSIG (1), unless the parent died before it was set. A program of
@@ -90,6 +92,14 @@ DAMAGED = FAILURES[:3]
 TORN = re.compile(
     r"# (?:!!! )?(.*(?:short read while loading|Truncating the AOF|AOF loaded anyway|Truncated).*?)[ !]*$"
 )
+
+
+class FolderBusy(SettingsError):
+    """Another service uses the data folder; `why` names it."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"{why}: stop it, or set another")
 
 
 class EmbeddedRedis:
@@ -136,8 +146,8 @@ class EmbeddedRedis:
     async def start(self) -> None:
         """Start the server and wait until it answers; does nothing when it runs.
 
-        Raises SettingsError (no binary, folder not writable or in use by another service), StoreCorrupt (append-only
-        file) or StoreError; each is one line that says how to mend it.
+        Raises FolderBusy (another service uses the folder), SettingsError (no binary, folder not writable),
+        StoreCorrupt (append-only file) or StoreError; each is one line that says how to mend it.
         """
         if self.alive():
             return
@@ -150,10 +160,11 @@ class EmbeddedRedis:
             log_start = self._rotate_log()
             self._spawn(binary)
             await self._until_ready()
+            self.warnings = [match[1] for line in self._read_log(log_start) if (match := TORN.search(line))]
+            await self._open_for_writes()
         except BaseException:
             await self._abandon()
             raise
-        self.warnings = [match[1] for line in self._read_log(log_start) if (match := TORN.search(line))]
 
     async def stop(self) -> None:
         """Shut down with everything on disk; a server that does not end by itself is ended, and `warnings` says so."""
@@ -185,9 +196,7 @@ class EmbeddedRedis:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"
             self._unlock()
-            raise SettingsError(
-                f"another tbx service (process {holder}) uses DATA_DIR {self.data_dir}: stop it, or set another"
-            ) from None
+            raise FolderBusy(f"another tbx service (process {holder}) uses DATA_DIR {self.data_dir}") from None
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
@@ -311,6 +320,36 @@ class EmbeddedRedis:
         finally:
             connection.close()
         return True
+
+    async def _open_for_writes(self) -> None:
+        """Let commits in; where the end of the file was torn, after the file was written anew.
+
+        A file that is cut inside a transaction is repaired by Redis only up to the cut: its half transaction stays in
+        the file, open, is left out of memory now, and would be carried out with the next commit when that is loaded.
+        """
+        connection = Connection(self._loop, self.address)
+        try:
+            await connection.open()
+            if self.warnings:
+                await connection.call("BGREWRITEAOF")
+                await self._until_rewritten(connection)
+            await connection.call("CONFIG", "SET", "min-replicas-to-write", 0)
+        except ReplyError as error:
+            raise StoreError(f"redis-server cannot be opened for writes ({error}); see {self.log_path}") from error
+        finally:
+            connection.close()
+
+    async def _until_rewritten(self, connection: Connection) -> None:
+        deadline = self._loop.time() + START_TIMEOUT_S
+        while True:
+            facts = (await connection.call("INFO", "persistence")).decode()
+            if "aof_rewrite_in_progress:0" in facts and "aof_rewrite_scheduled:0" in facts:
+                if "aof_last_bgrewrite_status:ok" in facts:
+                    return
+                raise StoreError(f"the torn append-only file could not be written anew; see {self.log_path}")
+            if self._loop.time() > deadline:
+                raise StoreError(f"the torn file was not written anew in {START_TIMEOUT_S:g} s; see {self.log_path}")
+            await pause(self._loop, POLL_S)
 
     def _failure(self, code: int) -> StoreError | SettingsError:
         said = [line for line in self._read_log(max(0, self.log_path.stat().st_size - LOG_TAIL_BYTES)) if line]

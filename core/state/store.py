@@ -5,23 +5,33 @@ the lease last. Redis runs a script that writes as one transaction, in memory an
 it before its first write (out of memory, disk error, replica) or not at all; `open` finds keys of a wrong type.
 """
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
-from ..model.errors import StoreCorrupt, StoreError, StoreFenced, StoreUnavailable
+from ..model.errors import StoreBehind, StoreCorrupt, StoreError, StoreFenced, StoreUnavailable
 from .address import Address, parse_address
 from .batch import Batch
+from .journal import VERSION as JOURNAL_VERSION
+from .journal import Entry
+from .lease import BEAT, RELEASED, Seen
 from .resp import Argument, Connection, Loop, Reply, ReplyError, Task, pack, pause, refusal, within
+from .scripts import ACQUIRE, COMMIT, COMMIT_SHA, MEND
 
 __all__ = ["Batch", "Loaded", "Store"]
 
-SCHEMA = 1
+# 2: journal entries say their version, balances what flowed in and out (`migrations.py`).
+SCHEMA = 2
 REDIS_VERSION_MIN = (6, 2)
 
 TABLES = ("orders", "trades", "positions", "balances", "algos", "signals", "risk", "books")
-KINDS = dict.fromkeys((*TABLES, "meta"), b"hash") | {"journal": b"stream", "equity": b"stream", "lease": b"string"}
+# What was set aside (`quarantine.py`) is no part of the state, and stays.
+KINDS = dict.fromkeys((*TABLES, "meta", "quarantine"), b"hash") | {"journal": b"stream", "equity": b"stream"}
+KINDS |= {"lease": b"string", "heartbeat": b"string"}
+
+# There while a restore replaces the state: which file it is of.
+RESTORING = "restoring"
 
 # Journal entries (one a commit) and equity samples that are kept; Redis trims to whole nodes, so a few more stay.
 JOURNAL_MAX = 100_000
@@ -35,46 +45,6 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
 CLOSE_TIMEOUT_S = 5.0
 
-# KEYS: lease, meta. ARGV: token, number, seq, events here (-1: the whole state is written anew, so a gap is no fault),
-# then any number of (command, key, n, n arguments).
-COMMIT = b"""
-local held = redis.call('GET', KEYS[1])
-if held ~= ARGV[1] then
-  if not held then return redis.error_reply('LOST the lease') end
-  return redis.error_reply('FENCED ' .. held)
-end
-local meta = redis.call('HMGET', KEYS[2], 'number', 'seq')
-local number, applied, fresh = tonumber(ARGV[2]), tonumber(meta[1]), tonumber(ARGV[4])
-if number <= applied then return 0 end
-if fresh >= 0 then
-  if number > applied + 1 then return redis.error_reply('GAP ' .. meta[1]) end
-  if tonumber(ARGV[3]) < meta[2] + fresh then return redis.error_reply('SEQ ' .. meta[2]) end
-end
-local i, last = 5, #ARGV
-while i < last do
-  local stop = i + 2 + ARGV[i + 2]
-  redis.call(ARGV[i], ARGV[i + 1], unpack(ARGV, i + 3, stop))
-  i = stop + 1
-end
-redis.call('HSET', KEYS[2], 'number', ARGV[2], 'seq', ARGV[3])
-return 1
-"""
-
-COMMIT_SHA = hashlib.sha1(COMMIT, usedforsecurity=False).hexdigest()
-
-# KEYS: lease, meta. ARGV: schema, journal id, started.
-ACQUIRE = b"""
-redis.call('HSETNX', KEYS[2], 'schema', ARGV[1])
-redis.call('HSETNX', KEYS[2], 'journal_id', ARGV[2])
-redis.call('HSETNX', KEYS[2], 'number', '0')
-redis.call('HSETNX', KEYS[2], 'seq', '0')
-local epoch = redis.call('HINCRBY', KEYS[2], 'epoch', 1)
-redis.call('HSET', KEYS[2], 'started', ARGV[3])
-local journal_id = redis.call('HGET', KEYS[2], 'journal_id')
-redis.call('SET', KEYS[1], journal_id .. ':' .. epoch)
-return {epoch, journal_id}
-"""
-
 Done = Callable[[StoreError | None], None]
 
 
@@ -86,6 +56,9 @@ class Loaded(msgspec.Struct):
     seq: int  # of the last committed event
     number: int  # of the last commit
     equity: list[bytes]  # samples, oldest first
+    equity_ids: list[str] = []  # of the samples, in the same order
+    quarantine: dict[str, bytes] = {}  # what earlier starts set aside: table:field -> JSON
+    schema: int = SCHEMA  # of the version that wrote it
 
 
 class Store:
@@ -119,7 +92,9 @@ class Store:
         self._keys = {table: self.key(table) for table in (*TABLES, "meta")}
         self._acknowledged = 0  # the highest number that Redis has said yes to
         self._closed = False
+        self._token = ""  # what the lease holds in this epoch
         self._head: tuple[Argument, ...] = ()  # what every commit of this epoch begins with
+        self._away = "not opened"  # why there is no connection
         # For one connection:
         self._connection: Connection | None = None
         self._reconnecting: Task | None = None
@@ -131,6 +106,11 @@ class Store:
     @property
     def up(self) -> bool:
         return self._connection is not None
+
+    @property
+    def acknowledged(self) -> int:
+        """The number of the last commit that Redis has said yes to."""
+        return self._acknowledged
 
     @property
     def pending(self) -> int:
@@ -155,27 +135,97 @@ class Store:
             raise
         self._connection = connection
 
-    async def acquire(self, started_ms: int) -> int:
-        """Become the writer: every earlier one is refused from now on. Creates the state where there is none."""
-        arguments = (SCHEMA, self.journal_id, started_ms)
-        reply = await self._ask("EVAL", ACQUIRE, 2, self.key("lease"), self.key("meta"), *arguments)
+    async def look(self) -> Seen:
+        """Who the writer is and whether it lives, for a standby; raises as `ping`."""
+        if self._connection is None:
+            raise StoreUnavailable(f"Redis at {self.address} is not connected")
+        lease, heartbeat, meta = ("GET", self.key("lease")), ("GET", self.key("heartbeat")), self.key("meta")
+        try:
+            replies = await self._connection.pipeline([lease, heartbeat, ("HMGET", meta, "number", "holder")])
+        except ReplyError as error:
+            raise refusal(self.address, error) from error
+        return Seen(replies[0] or b"", replies[1] or b"", replies[2][0] or b"", replies[2][1] or b"")
+
+    async def acquire(self, started_ms: int, *, holder: bytes = b"", seen: Seen | None = None) -> int:
+        """Become the writer: every earlier one is refused from now on. Creates the state where there is none.
+
+        Returns the epoch; 0, and nothing has changed, where anything of what was `seen` has moved since.
+        """
+        arguments: list[Argument] = [SCHEMA, self.journal_id, started_ms, holder]
+        if seen is not None:
+            arguments += (seen.lease, seen.heartbeat, seen.number)
+        keys = self.key("lease"), self.key("meta"), self.key("heartbeat")
+        reply = await self._ask("EVAL", ACQUIRE, 3, *keys, *arguments)
+        if reply is None:
+            return 0
         self.epoch, self.journal_id = int(reply[0]), reply[1].decode()
-        self._head = (2, self.key("lease"), self.key("meta"), f"{self.journal_id}:{self.epoch}")
+        self._token = f"{self.journal_id}:{self.epoch}"
+        self._head = (2, self.key("lease"), self.key("meta"), self._token)
         return self.epoch
 
+    def beat(self, done: Done) -> None:
+        """Show the standbys that the writer lives. `done` as of `commit`; None says that this process was it still, and
+        that Redis holds all that it has acknowledged."""
+        if self._connection is None:
+            self._loop.call_soon(done, StoreUnavailable(f"Redis at {self.address} is not connected"))
+            return
+        self._connection.send(pack(*self._beat("")), partial(self._beaten, done))
+
+    async def release(self) -> None:
+        """The writer ends as it should: the next one need not wait. Raises StoreError."""
+        await self._ask(*self._beat(RELEASED))
+
+    def _beat(self, becomes: str | bytes) -> tuple[Argument, ...]:
+        keys = self.key("lease"), self.key("heartbeat"), self.key("meta")
+        return "EVAL", BEAT, 3, *keys, self._token, becomes, self._acknowledged
+
     async def load(self) -> Loaded:
-        """Everything that is committed. Call it after `acquire`, when nobody else can write any more."""
+        """Everything that is committed. Call it after `acquire`, when nobody else can write any more.
+
+        Raises StoreCorrupt (a number in `meta` is none), or StoreError where a newer version has written since `open`.
+        """
         meta = _pairs(await self._ask("HGETALL", self.key("meta")))
+        schema = self._known_schema(meta.get("schema"))
         tables = {table: await self._load_table(table) for table in TABLES}
         number = _integer(self.key("meta"), meta, "number")
         self._acknowledged = number
+        equity_ids, equity = await self._load_stream("equity")
         return Loaded(
             meta=meta,
             tables=tables,
             seq=_integer(self.key("meta"), meta, "seq"),
             number=number,
-            equity=await self._load_stream("equity"),
+            equity=equity,
+            equity_ids=equity_ids,
+            quarantine=await self._load_table("quarantine"),
+            schema=schema,
         )
+
+    async def rows(self, table: str, fields: Sequence[Argument]) -> list[bytes | None]:
+        """The values of some fields of a table."""
+        return list(await self._ask("HMGET", self.key(table), *fields)) if fields else []
+
+    async def entry(self, stream: str, entry_id: str) -> Sequence[bytes]:
+        """Field, value, field, value, ... of one entry of a stream; empty where it is not there."""
+        found = await self._ask("XRANGE", self.key(stream), entry_id, entry_id)
+        return list(found[0][1]) if found else []
+
+    async def journal_before(self, entry_id: str, limit: int) -> list[Entry]:
+        """Up to `limit` entries of the journal, newest first, before one ("+": the newest of all) as they are."""
+        start = entry_id if entry_id == "+" else f"({entry_id}"
+        return [
+            (i, fields) for i, fields in await self._ask("XREVRANGE", self.key("journal"), start, "-", "COUNT", limit)
+        ]
+
+    async def mend(self, commands: Iterable[tuple[str, str, Sequence[Argument]]]) -> None:
+        """Carry out (command, key, arguments) all together or not at all, as the writer, between `load` and the first
+        commit: at most FIELDS_MAX fields with their values a command. Raises StoreFenced."""
+        out: list[Argument] = []
+        for command, key, arguments in commands:
+            out += (command, key, len(arguments), *arguments)
+        lease, _, token = self._head[1:]
+        if not await self._ask("EVAL", MEND, 1, lease, token, *out):
+            raise StoreFenced(f"another process has become the writer of {self.key('*')}")
 
     def commit(self, batch: Batch, done: Done) -> None:
         """Apply the batch in one round trip; `done` is called from the loop with None, or with what went wrong.
@@ -207,7 +257,8 @@ class Store:
         entries: list[tuple[int, bytes]] = []
         expected = seq
         for entry_id, fields in rows:
-            last, events = int(entry_id.split(b"-")[0]), fields[3]
+            last = int(entry_id.split(b"-")[0])
+            events = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"events", b"")
             try:
                 first = last - len(_split_array(events)) + 1
             except msgspec.DecodeError as error:
@@ -241,7 +292,7 @@ class Store:
 
     # Inside.
 
-    async def _ask(self, *arguments: str | bytes | int) -> Reply:
+    async def _ask(self, *arguments: Argument) -> Reply:
         if self._connection is None:
             raise StoreUnavailable(f"Redis at {self.address} is not connected")
         try:
@@ -281,19 +332,27 @@ class Store:
             if found[name] not in (kind, b"none"):
                 is_and_must = f"is a {found[name].decode()}, must be a {kind.decode()}"
                 raise StoreCorrupt(self.key(name), f"{is_and_must}; something else uses it: set another NODE_ID")
+        unfinished = await connection.call("GET", self.key(RESTORING))
+        if unfinished is not None:
+            reason = f"a restore of {unfinished.decode(errors='replace')} was not finished: run `tbx restore` once more"
+            raise StoreCorrupt(self.key(RESTORING), f"{reason}, with --replace")
         if found["meta"] == b"none":
-            others = [self.key(name) for name, kind in found.items() if kind != b"none" and name != "lease"]
+            leased = ("lease", "heartbeat")
+            others = [self.key(name) for name, kind in found.items() if kind != b"none" and name not in leased]
             if others:
                 raise StoreCorrupt(self.key("meta"), f"is missing, yet {others[0]} exists; restore both or delete both")
             return
-        schema = await connection.call("HGET", self.key("meta"), "schema")
-        if schema is None or not schema.isdigit():
-            raise StoreCorrupt(self.key("meta"), f"field schema is {schema!r}, must be a number")
+        self._known_schema(await connection.call("HGET", self.key("meta"), "schema"))
+
+    def _known_schema(self, schema: bytes | None) -> int:
+        if schema is None or not schema.isdigit() or not int(schema):
+            raise StoreCorrupt(self.key("meta"), f"field schema is {schema!r}, must be a number from 1 on")
         if int(schema) > SCHEMA:
             raise StoreError(
                 f"Redis at {self.address} holds state of schema {int(schema)}, this version knows up to {SCHEMA}: "
                 "run the newer version, or set another NODE_ID"
             )
+        return int(schema)
 
     async def _load_table(self, table: str) -> dict[str, bytes]:
         rows: dict[str, bytes] = {}
@@ -304,21 +363,52 @@ class Store:
             if cursor == b"0":
                 return rows
 
-    async def _load_stream(self, stream: str) -> list[bytes]:
+    async def _load_stream(self, stream: str) -> tuple[list[str], list[bytes]]:
+        """Ids and samples, oldest first; an entry without a sample has an empty one, which cannot be read."""
+        ids: list[str] = []
         samples: list[bytes] = []
         start = "-"
         while True:
             rows = await self._ask("XRANGE", self.key(stream), start, "+", "COUNT", SCAN_COUNT)
-            samples.extend(fields[1] for _, fields in rows)
+            ids.extend(entry_id.decode() for entry_id, _ in rows)
+            samples.extend(fields[1] if fields[0] == b"sample" else b"" for _, fields in rows)
             if len(rows) < SCAN_COUNT:
-                return samples
-            start = f"({rows[-1][0].decode()}"
+                return ids, samples
+            start = f"({ids[-1]}"
 
     def _send(self, commit: "_Commit") -> None:
         if self._connection is None:
-            self._loop.call_soon(commit.done, StoreUnavailable(f"Redis at {self.address} is not connected"))
+            why = StoreUnavailable(f"Redis at {self.address} is not connected: {self._away}")
+            self._loop.call_soon(commit.done, why)
             return
         self._connection.send(commit.packed(), commit)
+
+    def _beaten(self, done: Done, reply: Reply) -> None:
+        if isinstance(reply, ReplyError):
+            done(self._not_ours(str(reply)) or self._behind(str(reply)) or refusal(self.address, reply))
+        else:
+            done(reply if isinstance(reply, StoreError) else None)
+
+    def _not_ours(self, text: str) -> StoreError | None:
+        """What a script's refusal says of the lease; None where it is about something else."""
+        word, _, rest = text.partition(" ")
+        if word not in ("FENCED", "LOST"):
+            return None
+        journal_id, _, epoch = rest.partition(":")
+        if journal_id == self.journal_id:
+            who = f"another process has become the writer of {self.key('*')}"
+            return StoreFenced(f"{who} (epoch {epoch}, ours is {self.epoch})")
+        reason = "is of another state" if word == "FENCED" else "is gone"
+        return StoreCorrupt(self.key("lease"), f"{reason}: the data in Redis was deleted or replaced under us")
+
+    def _behind(self, text: str) -> StoreError | None:
+        """What a script's refusal says of the commits that Redis holds; None where it is about something else, or where
+        those before this one have failed as well."""
+        word, _, number = text.partition(" ")
+        if word != "GAP" or int(number) >= self._acknowledged:
+            return None
+        reason = f"Redis is at commit {number} and had acknowledged {self._acknowledged}"
+        return StoreBehind(self.key("meta"), f"{reason}: it came back with older data")
 
     def _lost(self, connection: Connection, reason: str) -> None:
         if connection is not self._connection:
@@ -342,6 +432,7 @@ class Store:
         self._tell(True, "connected")
 
     def _tell(self, up: bool, why: str) -> None:
+        self._away = why
         if self._on_state is not None:
             self._on_state(up, why)
 
@@ -385,17 +476,10 @@ class _Commit:
 
     def _explain(self, text: str, error: Exception) -> StoreError:
         store, number = self._store, self._batch.number
+        lost = store._not_ours(text) or store._behind(text)
+        if lost is not None:
+            return lost
         word, _, rest = text.partition(" ")
-        if word in ("FENCED", "LOST"):
-            journal_id, _, epoch = rest.partition(":")
-            if journal_id == store.journal_id:
-                who = f"another process has become the writer of {store.key('*')}"
-                return StoreFenced(f"{who} (epoch {epoch}, ours is {store.epoch})")
-            reason = "is of another state" if word == "FENCED" else "is gone"
-            return StoreCorrupt(store.key("lease"), f"{reason}: the data in Redis was deleted or replaced under us")
-        if word == "GAP" and int(rest) < store._acknowledged:
-            reason = f"Redis is at commit {rest} and had acknowledged {store._acknowledged}"
-            return StoreCorrupt(store.key("meta"), f"{reason}: it came back with older data")
         if word == "GAP":
             return StoreUnavailable(f"commit {number} must wait: Redis is at {rest}, those between have failed")
         if word == "SEQ":
@@ -422,8 +506,8 @@ def _arguments(store: Store, batch: Batch, whole: bool) -> list[Argument]:
     for stream, sample in batch.appends:
         out += ("XADD", store.key(stream), 6, "MAXLEN", "~", store._stream_max[stream], "*", "sample", sample)
     if batch.events:
-        out += ("XADD", store.key("journal"), 8, "MAXLEN", "~", store._journal_max, f"{batch.seq}-0")
-        out += ("seq", batch.seq, "events", b"[%b]" % b",".join(batch.events))
+        out += ("XADD", store.key("journal"), 10, "MAXLEN", "~", store._journal_max, f"{batch.seq}-0")
+        out += ("seq", batch.seq, "events", b"[%b]" % b",".join(batch.events), "v", JOURNAL_VERSION)
     return out
 
 
@@ -440,7 +524,9 @@ def _add_rows(
 
 
 def _pairs(flat: list[bytes]) -> dict[str, bytes]:
-    return dict(zip(map(bytes.decode, flat[::2]), flat[1::2], strict=True))
+    """Field -> value; a field that is no text is kept as `quarantine.field_bytes` reads it."""
+    fields = (field.decode(errors="surrogateescape") for field in flat[::2])
+    return dict(zip(fields, flat[1::2], strict=True))
 
 
 def _integer(key: str, meta: dict[str, bytes], field: str) -> int:

@@ -37,6 +37,7 @@ from .names import Names
 from .questions import Questions
 from .scripts import Fees, read_holdings
 from .signing import Signer
+from .survey import Survey
 
 STALE_NS: Final = 30 * SECOND_NS  # without any sign of life; Binance pings every 20 s
 AMEND_WEIGHT: Final = 4
@@ -91,12 +92,13 @@ class BinanceVenue:
         self.requests = Requests(signer)
         shared: dict[str, Any] = {"budgets": budgets, "connects": connects, "jitter": jitter, **session}
         self.connection = line = Connection(clock, connect, url, self.requests, self, on_trouble=trouble, **shared)
-        self.errands = errands = Errands(self.name, clock, line, self._tell, on_blocked=self._blocked)
+        self.errands = errands = Errands(self.name, clock, line, self._tell, on_blocked=self._blocked, sure=kernel.sure)
         names = Names(ours)
         told: dict[str, Any] = {"tell": self._tell, "on_trouble": trouble}
         self.questions = asks = Questions(self.name, clock, line, errands, names, terms, **told)
         self.account = AccountDesk(self.name, clock, line, errands, asks, names, terms, **told, on_fees=on_fees)
         self.gate = Gate(self.name, clock, line, self.account, ask_rights=self._ask_rights, on_trouble=trouble)
+        self.survey = Survey(self.name, line, names, terms, on_trouble=trouble)
         self.heard = self.account.heard  # straight to where events are read
         self.garbled = self.account.garbled
         self._readers = Readers(errands, ours)

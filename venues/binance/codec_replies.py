@@ -127,6 +127,7 @@ class KnownOrder(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     time: int
     update_time: int
     expiry_reason: str | int | None = None
+    stop_price: str = "0"
 
 
 class AccountTrade(Struct, frozen=True, kw_only=True, rename="camel", gc=False):

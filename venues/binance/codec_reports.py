@@ -76,7 +76,7 @@ def translate(report: ExecutionReport, instrument: Instrument, venue: str, clien
     _about(report.symbol, instrument)
     if client_id is None:
         return [_foreign(report, instrument, venue)] if kind == "TRADE" else []
-    timestamp_ns = _ns(report.time_ms)
+    timestamp_ns = ns_of(report.time_ms)
     if kind == "TRADE":
         return _traded(report, instrument, venue, client_id, timestamp_ns)
     if kind == "NEW":
@@ -120,7 +120,7 @@ def _traded(
             trade_id=_trade_id(report.trade_id, report.allocation_id),
             price=report.last_price,
             quantity=report.last_quantity,
-            fee=_fee(report.fee, report.fee_currency, instrument),
+            fee=fee_of(report.fee, report.fee_currency, instrument),
             maker=report.maker,
             timestamp_ns=timestamp_ns,
         )
@@ -137,7 +137,7 @@ def _traded(
 
 
 def _foreign(report: ExecutionReport, instrument: Instrument, venue: str) -> ForeignFilled:
-    fee, fee_currency = _fee(report.fee, report.fee_currency, instrument)
+    fee, fee_currency = fee_of(report.fee, report.fee_currency, instrument)
     price_ticks = ticks(instrument, "the price of a trade", report.last_price)
     qty_lots = lots(instrument, "the quantity of a trade", report.last_quantity)
     _require_less(instrument, fee, fee_currency, price_ticks, qty_lots)
@@ -151,11 +151,11 @@ def _foreign(report: ExecutionReport, instrument: Instrument, venue: str) -> For
         qty_lots=qty_lots,
         fee=fee,
         fee_currency=fee_currency,
-        timestamp_ns=_ns(report.time_ms),
+        timestamp_ns=ns_of(report.time_ms),
     )
 
 
-def _fee(fee: str, currency: str | None, instrument: Instrument) -> tuple[Decimal, str]:
+def fee_of(fee: str, currency: str | None, instrument: Instrument) -> tuple[Decimal, str]:
     """A fee and its currency; no fee has none."""
     amount = exact("a fee", fee)
     if amount < 0:
@@ -194,7 +194,7 @@ def balance_moved(event: BalanceUpdate, venue: str) -> BalanceMoved:
         currency=event.asset,
         change=exact("the change of a balance", event.change),
         reason="a deposit, a withdrawal or a transfer at Binance",
-        timestamp_ns=_ns(event.time_ms),
+        timestamp_ns=ns_of(event.time_ms),
     )
 
 
@@ -209,7 +209,7 @@ def position(event: AccountPosition) -> dict[str, tuple[Decimal, Decimal]]:
 def placed(order: PlacedOrder, instrument: Instrument, venue: str) -> list[VenueMessage]:
     """The messages of the reply to order.place, or of one leg of an order list. Raises Nonsense."""
     _about(order.symbol, instrument)
-    client_id, timestamp_ns = order.client_order_id, _ns(order.transact_time)
+    client_id, timestamp_ns = order.client_order_id, ns_of(order.transact_time)
     if order.status == "REJECTED":
         reason = "Binance rejected it"
         return [
@@ -230,7 +230,7 @@ def placed(order: PlacedOrder, instrument: Instrument, venue: str) -> list[Venue
             trade_id=_trade_id(fill.trade_id, fill.alloc_id),
             price=fill.price,
             quantity=fill.qty,
-            fee=_fee(fill.commission, fill.commission_asset, instrument),
+            fee=fee_of(fill.commission, fill.commission_asset, instrument),
             maker=False,  # what trades on arrival takes
             timestamp_ns=timestamp_ns,
         )
@@ -252,7 +252,7 @@ def cancelled(answer: CancelledOrder | CancelledList, instrument: Instrument, ve
         if order.status not in ("CANCELED", "EXPIRED", "EXPIRED_IN_MATCH"):
             raise Nonsense(f"the order {order.order_id} is {order.status} after it was cancelled")
         filled = _whole_lots(instrument, "the executed quantity", order.executed_qty)
-        messages.append(_ended(venue, client_id, "cancelled", CANCELLED, _ns(order.transact_time), filled))
+        messages.append(_ended(venue, client_id, "cancelled", CANCELLED, ns_of(order.transact_time), filled))
     return messages
 
 
@@ -274,20 +274,27 @@ def amended(answer: Amended, instrument: Instrument, venue: str) -> list[VenueMe
     """The order with its new quantity."""
     order = answer.amended_order
     _about(order.symbol, instrument)
-    timestamp_ns = _ns(answer.transact_time)
+    timestamp_ns = ns_of(answer.transact_time)
     return [_amended(instrument, venue, order.orig_client_order_id, order.qty, order.price, timestamp_ns)]
 
 
 def known(
-    order: KnownOrder, trades: Sequence[AccountTrade], instrument: Instrument, venue: str, client_id: str
+    order: KnownOrder,
+    trades: Sequence[AccountTrade],
+    instrument: Instrument,
+    venue: str,
+    client_id: str,
+    *,
+    known_lots: int = 0,
 ) -> list[VenueMessage]:
     """All that the exchange knows of an order that it was asked about: accepted, what it is now, fills, end.
 
-    `client_id` is what it was asked by. `trades` are all of the order; while the exchange still shows fewer than it
-    has executed that is Nonsense, and it has to be asked again. Raises Nonsense.
+    `client_id` is what it was asked by. `trades` are all of the order, or all but those of `known_lots` that were told
+    before; while the exchange still shows fewer than it has executed that is Nonsense, and it has to be asked again.
+    Raises Nonsense.
     """
     _about(order.symbol, instrument)
-    created_ns, updated_ns = _ns(order.time), _ns(order.update_time)
+    created_ns, updated_ns = ns_of(order.time), ns_of(order.update_time)
     if order.status == "REJECTED":
         reason = "Binance rejected it"
         return [
@@ -317,12 +324,12 @@ def known(
             trade_id=_trade_id(trade.id, None),
             price=trade.price,
             quantity=trade.qty,
-            fee=_fee(trade.commission, trade.commission_asset, instrument),
+            fee=fee_of(trade.commission, trade.commission_asset, instrument),
             maker=trade.is_maker,
-            timestamp_ns=_ns(trade.time),
+            timestamp_ns=ns_of(trade.time),
         )
         fills.append(message)
-    return [*messages, *fills, *_outcome(order, fills, instrument, venue, client_id, updated_ns)]
+    return [*messages, *fills, *_outcome(order, fills, instrument, venue, client_id, updated_ns, known_lots)]
 
 
 def differs(order: KnownOrder, asked: AskAtVenue, instrument: Instrument) -> str:
@@ -411,7 +418,7 @@ def _held(asset: str, free: str, locked: str) -> tuple[Decimal, Decimal]:
     return pair
 
 
-def _ns(time_ms: int) -> int:
+def ns_of(time_ms: int) -> int:
     """UTC nanoseconds of the exchange's milliseconds. Raises Nonsense for what is no such time."""
     if not 0 < time_ms < TIME_MS_MAX:
         raise Nonsense(f"{time_ms} is not a time in milliseconds")
@@ -430,10 +437,11 @@ def _outcome(
     venue: str,
     client_id: str,
     timestamp_ns: int,
+    known_lots: int = 0,
 ) -> list[VenueMessage]:
-    """The end of an order that has one, beyond being filled. Raises Nonsense where `fills` are not all that was
-    executed: a missing one would be lost money."""
-    filled = sum(fill.qty_lots for fill in fills)
+    """The end of an order that has one, beyond being filled. Raises Nonsense where `fills` and `known_lots` are not all
+    that was executed: a missing one would be lost money."""
+    filled = known_lots + sum(fill.qty_lots for fill in fills)
     expected = _whole_lots(instrument, "the executed quantity", order.executed_qty)
     if filled != expected:
         raise Nonsense(f"the order {order.order_id} has executed {expected} lots, and trades of {filled} lots are told")

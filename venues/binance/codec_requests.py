@@ -250,10 +250,20 @@ class Requests:
         return self._signed(request_id, "openOrders.status", params, timestamp_ms)
 
     def my_trades(
-        self, request_id: int, order_id: int, terms: Terms, timestamp_ms: int, from_id: int | None = None
+        self,
+        request_id: int,
+        order_id: int | None,
+        terms: Terms,
+        timestamp_ms: int,
+        from_id: int | None = None,
+        limit: int = TRADES_MAX,
     ) -> bytes:
-        """myTrades of one order, oldest first, TRADES_MAX at a time from the trade `from_id` on."""
-        params: dict[str, Param] = {"symbol": terms.symbol, "orderId": order_id, "limit": TRADES_MAX}
+        """myTrades of one order, or of all, oldest first, `limit` at a time from the trade `from_id` on; without that
+        the latest ones."""
+        params: dict[str, Param] = {"symbol": terms.symbol}
+        if order_id is not None:
+            params["orderId"] = order_id
+        params["limit"] = limit
         if from_id is not None:
             params["fromId"] = from_id
         return self._signed(request_id, "myTrades", params, timestamp_ms)

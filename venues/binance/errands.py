@@ -48,13 +48,16 @@ class Errands:
         tell: Callable[[Any], None],
         *,
         on_blocked: Callable[[Verdict], None],
+        sure: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`tell` gets each message; `on_blocked` that a key or, twice in a row, our clock was refused."""
+        """`tell` gets each message; `on_blocked` that a key or, twice in a row, our clock was refused. `sure` tells
+        whether this process is the one that may send."""
         self.venue = venue
         self.clock = clock
         self.connection = connection
         self.tell = tell
         self.on_blocked = on_blocked
+        self.sure = sure
         self.unknown_count = 0
         # client id of an order whose outcome is not known -> when its frame is dealt with at the latest
         self._lost_ms: dict[str, int] = {}
@@ -68,6 +71,10 @@ class Errands:
     # --- out
 
     def send(self, errand: Errand) -> None:
+        if not self.sure():
+            reason = "not sent: another process may have taken over from this one"
+            self.not_sent(errand.parts, TEMPORARY_UNAVAILABLE, reason)
+            return
         try:
             request = self.connection.post(errand, self._done)
         except NotSent as error:

@@ -111,7 +111,7 @@ def classify(status: int, code: int, msg: str, asked: Asked, retry_after_ms: int
     """
     said = f"Binance: {one_line(msg)} ({code})" if msg else f"Binance answered {status} with error {code}"
     if status >= 500 or code in UNKNOWN_CODES:
-        return Unknown(said)
+        return Unknown(f"{said}, status {status}" if msg and status >= 500 else said)
     if code in (-1003, -1015) or status in (418, 429):  # said at the door
         return Retry(RATE_LIMIT_EXCEEDED, said, retry_after_ms)
     if code == -1021:

@@ -3,30 +3,32 @@
 Always true here: each question is answered once. An order is said not to have been taken only after the venue has said
 twice that there is none, with questions whose own timestamps it accepted, `MISSED_APART_MS` apart, and both after
 every frame that could have placed it is dealt with (`Errands.done_ms`) and `MARGIN_MS` more. An order that is found
-under our id and cannot be ours changes nothing here: that is told as VenueContradicted.
+under our id and cannot be ours changes nothing here: that is told as VenueContradicted. What was asked and answered
+about an order in doubt is told as VenueAsked, with the time at which asking again may prove more.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from ...core.kernel.clock import SECOND_NS, Clock, Timer
-from ...core.model.errors import Nonsense, VenueError
-from ...core.model.messages import AskAtVenue, VenueContradicted
+from ...core.kernel.clock import MS_NS, SECOND_NS, Clock, Timer
+from ...core.model.errors import Nonsense, Unreachable, VenueError
+from ...core.model.messages import AskAtVenue, VenueAsked, VenueContradicted
 from ..client import QueryAnswer
 from .codec_replies import KnownOrder
 from .codec_requests import Requests, Terms
 from .connection import Connection
-from .errands import Errands, remember
+from .errands import NEVER_MS, Errands, remember
 from .names import Names
-from .scripts import WEIGHTS, Found, Wanted, found, list_open, query_order
+from .scripts import WEIGHTS, Found, Said, Wanted, asked_for, found, list_open, query_order, status_words
 
 # Judged: for a question's clock that may be ahead, and for what the venue writes later than it answers.
 MARGIN_MS: Final = 5_000
 MISSED_APART_MS: Final = 2_000  # between the two times that an order must not be found
 SINGLY_MAX: Final = 10  # orders asked about at one moment; of more, lists are asked for first
+LEFT_MAX: Final = 50  # of those that no list answers, asked about singly at once; the rest comes in its turn
 REPAIR_NS: Final = 2 * SECOND_NS  # until an order is asked about again
 REPAIRS_MAX: Final = 1_000  # orders that are asked about at a time; more: the connection is made anew
 
@@ -36,6 +38,10 @@ class Question(msgspec.Struct):
 
     wanted: Wanted
     answer: QueryAnswer
+
+    @property
+    def doubted(self) -> bool:
+        return self.wanted.asked is not None and self.wanted.asked.doubted
 
 
 class Questions:
@@ -106,26 +112,34 @@ class Questions:
 
     def _ask(self) -> None:
         questions, self._gathered, self._gathering = self._gathered, [], None
-        if len(questions) <= SINGLY_MAX or self.connection.link is None:
+        if self.connection.link is None:
+            away = Unreachable(f"not connected: {self.connection.reason}")
+            for question in questions:
+                self._told(question, None, away)
+            return
+        if len(questions) <= SINGLY_MAX:
             for question in questions:
                 self._ask_singly(question)
             return
         by_symbol: dict[str, list[Question]] = {}
         for question in questions:
             by_symbol.setdefault(question.wanted.terms.symbol, []).append(question)
-        listed = {s: group for s, group in by_symbol.items() if len(group) * WEIGHTS["status"] > WEIGHTS["open"]}
-        for symbol, group in by_symbol.items():
-            if symbol not in listed:
-                for question in group:
-                    self._ask_singly(question)
-        if len(listed) * WEIGHTS["open"] > WEIGHTS["open of all"]:
-            self._ask_for_list(None, [question for group in listed.values() for question in group])
-        else:
-            for group in listed.values():
-                self._ask_for_list(group[0].wanted.terms, group)
+        singly, listed = WEIGHTS["status"], WEIGHTS["open"]
+        if sum(min(len(group) * singly, listed) for group in by_symbol.values()) > WEIGHTS["open of all"]:
+            self._ask_for_list(None, questions, iter(range(LEFT_MAX)))
+            return
+        few = [question for group in by_symbol.values() if len(group) * singly <= listed for question in group]
+        for question in few:
+            self._ask_singly(question)
+        room = iter(range(LEFT_MAX - len(few)))
+        for group in by_symbol.values():
+            if len(group) * singly > listed:
+                self._ask_for_list(group[0].wanted.terms, group, room)
 
-    def _ask_for_list(self, terms: Terms | None, questions: list[Question]) -> None:
-        """Of what is listed, orders that never traded are answered; the rest is asked about singly."""
+    def _ask_for_list(self, terms: Terms | None, questions: list[Question], room: Iterator[int]) -> None:
+        """Of what is listed, orders are answered that have traded no more than is known; of the rest as many are asked
+        about singly as there is room for, and the others are told to come again in their turn."""
+        asked = "openOrders.status" if terms is None else f"openOrders.status symbol={terms.symbol}"
 
         def ended(orders: tuple[KnownOrder, ...] | None, error: VenueError | None) -> None:
             if isinstance(error, Nonsense):
@@ -138,16 +152,28 @@ class Questions:
                     order = by_id.get((symbol, wanted.order_id))
                 else:
                     order = by_name.get((symbol, wanted.client_id))
-                if order is None or not self._answered_by(order, question):
+                if order is not None and self._answered_by(order, question, asked):
+                    continue
+                if next(room, None) is not None:
                     self._ask_singly(question)
+                    continue
+                listed = "it is not among the open orders" if order is None else "it has traded"
+                words = listed if error is None else f"no answer: {error}"
+                self._tell_asked(question, ((asked, words),), again_ns=0)
+                question.answer(None)
 
         self.connection.talks.begin(list_open(self.requests, terms), ended)
 
-    def _answered_by(self, order: KnownOrder, question: Question) -> bool:
-        """Whether a list has told all there is: not of an order that has traded, for a list names no trades, and what
-        was executed without them is Nonsense."""
+    def _answered_by(self, order: KnownOrder, question: Question, asked: str) -> bool:
+        """Whether a list has told all there is: not of an order that has traded more than is known, for a list names no
+        trades, and what was executed without them is Nonsense."""
+        wanted = question.wanted
+        known_lots = (wanted.asked.filled_lots or 0) if wanted.asked is not None else 0
         try:
-            told = found(order, (), question.wanted, self.venue)
+            told = found(order, (), wanted, self.venue, known_lots=known_lots)
+            if question.doubted:
+                said = (*told.said, (asked, status_words(order, wanted.terms.instrument)))
+                told = msgspec.structs.replace(told, said=said)
         except Nonsense:
             return False
         self._told(question, told, None)
@@ -164,13 +190,21 @@ class Questions:
         if told is None:
             if isinstance(error, Nonsense):
                 self.connection.note_nonsense(f"what is said of {client_id} cannot be understood: {error}")
+            # At a start nothing is connected yet and much may be open: routine questions leave no words then.
+            if question.doubted or self.connection.link is not None:
+                self._tell_asked(question, ((asked_for(question.wanted), f"no answer: {error}"),))
             answer(None)
         elif told.not_ours:
             self._contradict(client_id, told.not_ours)
+            self._tell_asked(question, told.said)
             answer(None)
         elif told.missed_ms:
-            answer(False if self._proven(client_id, told.missed_ms) else None)
+            proven = self._proven(client_id, told.missed_ms)
+            self._tell_asked(question, told.said, None if proven else self._again_ns(client_id))
+            answer(False if proven else None)
         else:
+            if question.doubted:
+                self._tell_asked(question, told.said)
             self.errands.known(client_id)
             self._missed.pop(client_id, None)
             if told.order is not None:
@@ -178,6 +212,29 @@ class Questions:
             for message in told.messages:
                 self.tell(message)
             answer(told.taken)
+
+    def _tell_asked(self, question: Question, said: tuple[Said, ...], again_ns: int | None = None) -> None:
+        if question.wanted.asked is None:  # the core does not know that it was asked
+            return
+        for words, answer in said:
+            self.tell(
+                VenueAsked(
+                    venue=self.venue,
+                    client_id=question.wanted.client_id,
+                    question=words,
+                    answer=answer,
+                    timestamp_ns=self.clock.now_ns(),
+                    again_ns=again_ns,
+                )
+            )
+
+    def _again_ns(self, client_id: str) -> int | None:
+        """How long until a question that finds no such order proves more; None where that is not known."""
+        done_ms, first_ms = self.errands.done_ms(client_id), self._missed.get(client_id)
+        if done_ms >= NEVER_MS:
+            return None
+        at_ms = done_ms + MARGIN_MS + 1 if first_ms is None else first_ms + MISSED_APART_MS
+        return max(at_ms - self.connection.server.now_ns() // MS_NS, 1) * MS_NS
 
     def _proven(self, client_id: str, asked_ms: int) -> bool:
         """Whether the order was not taken, and will not be: the venue did not know it at this time."""

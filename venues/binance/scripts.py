@@ -13,9 +13,10 @@ import msgspec
 
 from ...core.kernel.clock import MS_NS, Clock
 from ...core.model.errors import Unreachable
-from ...core.model.exact import ZERO
+from ...core.model.exact import ZERO, plain
+from ...core.model.instruments import Instrument
 from ...core.model.messages import AskAtVenue, BalancesReported, VenueEnded
-from .codec import Reply
+from .codec import Reply, one_line
 from .codec_replies import (
     Account,
     AccountTrade,
@@ -144,6 +145,9 @@ class Wanted(msgspec.Struct, frozen=True):
     asked: AskAtVenue | None = None  # what it must be to be ours; None: the core compares
 
 
+Said = tuple[str, str]  # a question and its answer, in the venue's words
+
+
 class Found(msgspec.Struct, frozen=True):
     """What a question about an order found: `taken` as `QueryAnswer` has it, after `messages`."""
 
@@ -152,6 +156,20 @@ class Found(msgspec.Struct, frozen=True):
     order: KnownOrder | None = None
     not_ours: str = ""  # what stands there under our id is another order: how it differs
     missed_ms: int = 0  # there is no such order: the timestamp of the question, which the venue took
+    said: tuple[Said, ...] = ()  # what was asked and answered
+
+
+def asked_for(wanted: Wanted) -> str:
+    """The question about one order, in the venue's words."""
+    by = f"origClientOrderId={wanted.client_id}" if wanted.order_id is None else f"orderId={wanted.order_id}"
+    return f"order.status {by}"
+
+
+def status_words(order: KnownOrder, instrument: Instrument) -> str:
+    """What the venue says of an order. Raises Nonsense."""
+    executed, quantity = exact("the executed quantity", order.executed_qty), exact("the quantity", order.orig_qty)
+    by = f"orderId {order.order_id}"
+    return f"{order.status} executed {plain(executed)} of {plain(quantity)} {instrument.base}, {by}"
 
 
 def query_order(requests: Requests, wanted: Wanted, venue: str) -> Script[Found]:
@@ -168,36 +186,53 @@ def query_order(requests: Requests, wanted: Wanted, venue: str) -> Script[Found]
 
         reply = yield Ask(encode, WEIGHTS["status"])
         if reply.error is not None:
-            return _not_found(reply, venue, wanted.client_id, asked_ms)
+            return _not_found(reply, venue, wanted, asked_ms)
         order: KnownOrder = read_order(reply.result)
         executed = exact("the executed quantity", order.executed_qty)
+        said: tuple[Said, ...] = ((asked_for(wanted), status_words(order, wanted.terms.instrument)),)
         trades: list[AccountTrade] = []
         if executed:
             trades = yield from _trades(requests, wanted.terms, order.order_id)
+            told = sum((exact("a quantity", trade.qty) for trade in trades), ZERO)
+            said += ((f"myTrades orderId={order.order_id}", f"{len(trades)} trades of {plain(told)} in all"),)
         if sum((exact("a quantity", trade.qty) for trade in trades), ZERO) == executed:
-            return found(order, trades, wanted, venue)
+            return found(order, trades, wanted, venue, said)
         # It traded between the two questions, or the venue lists its trades later than it counts them.
     raise Unreachable(f"the venue does not list all trades of {wanted.client_id} yet")
 
 
-def found(order: KnownOrder, trades: Sequence[AccountTrade], wanted: Wanted, venue: str) -> Found:
-    """An order that the venue has, with all of its trades. Raises Nonsense."""
+def found(
+    order: KnownOrder,
+    trades: Sequence[AccountTrade],
+    wanted: Wanted,
+    venue: str,
+    said: tuple[Said, ...] = (),
+    known_lots: int = 0,
+) -> Found:
+    """An order that the venue has, with its trades: all, or all but those of `known_lots`. Raises Nonsense."""
     instrument = wanted.terms.instrument
     if wanted.asked is not None and (how := differs(order, wanted.asked, instrument)):
-        return Found(None, not_ours=how)
-    return Found(True, tuple(known(order, trades, instrument, venue, wanted.client_id)), order)
+        return Found(None, not_ours=how, said=(*said, (asked_for(wanted), f"another order: {how}")))
+    messages = known(order, trades, instrument, venue, wanted.client_id, known_lots=known_lots)
+    return Found(True, tuple(messages), order, said=said)
 
 
-def _not_found(reply: Reply, venue: str, client_id: str, asked_ms: int) -> Found:
-    assert reply.error is not None
-    verdict = classify_fault(reply.status, reply.error, "query")
+def _not_found(reply: Reply, venue: str, wanted: Wanted, asked_ms: int) -> Found:
+    error = reply.error
+    assert error is not None
+    verdict = classify_fault(reply.status, error, "query")
+    said = ((asked_for(wanted), f"{error.code} {one_line(error.msg)}"),)
     if isinstance(verdict, NotThere):
-        return Found(None, missed_ms=asked_ms)
+        return Found(None, missed_ms=asked_ms, said=said)
     if isinstance(verdict, Refused) and verdict.code == "ORDER_ARCHIVED":
         ended = VenueEnded(
-            venue=venue, client_id=client_id, kind="expired", reason=verdict.reason, timestamp_ns=asked_ms * MS_NS
+            venue=venue,
+            client_id=wanted.client_id,
+            kind="expired",
+            reason=verdict.reason,
+            timestamp_ns=asked_ms * MS_NS,
         )
-        return Found(True, (ended,))
+        return Found(True, (ended,), said=said)
     raise Declined(verdict)
 
 

@@ -1,0 +1,228 @@
+"""The start's way from the committed state to what the core begins with: examined, set aside or refused, brought up.
+
+    load -> bring up (in memory) -> examine, journal too -> refuse, or set aside and load again -> commit what changed
+
+Always true here: a start that is refused has changed nothing; what is set aside and what takes its place is one commit.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from ...core.kernel.kernel import Kernel
+from ...core.kernel.outbox import encode_record
+from ...core.model.errors import StoreUnavailable
+from ...core.model.exact import ZERO
+from ...core.model.ids import Counters, id_key
+from ...core.model.records import Balance, Fill
+from ...core.portfolio.recompute import fold
+from ...core.state.archive import Archive
+from ...core.state.journal import Scan
+from ...core.state.migrations import Put, migrate, readable_fills
+from ...core.state.quarantine import Unreadable, field_bytes, set_aside
+from ...core.state.store import SCHEMA, Loaded, Store
+from .loading import Held, checked_account, examine, named, refusal
+from .watermark import Watermark
+
+ROUNDS_MAX = 3  # what is set aside takes what depends on it with it, so one round finds all; the next one proves it
+# Events of the journal that a start looks at, the newest; the rest is looked at while the service runs.
+JOURNAL_EVENTS = 20_000
+JOURNAL_PAGE = 200  # entries
+# Ids that may have been given in commits that Redis has lost: so many are passed over.
+IDS_PASSED = 100_000
+JOURNAL_PAUSE_S = 0.01  # between pages, for those who trade meanwhile
+AWAY_PAUSE_S = 1.0  # until Redis is asked again
+
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class Taken(msgspec.Struct):
+    """What the core begins with."""
+
+    loaded: Loaded
+    held: Held
+    behind: str  # where Redis came back with less than the archive knows of; empty where it did not
+
+
+class TakeOver:
+    """One start. `in_thread(work)` does the work in the archive's thread; `say(line)` tells a person and the log."""
+
+    def __init__(
+        self,
+        store: Store,
+        archive: Archive,
+        in_thread: InThread,
+        say: Callable[[str], None],
+        *,
+        listed: Collection[str],
+        account: str,
+        quarantine: bool,
+        now_ms: int,
+        mark: Watermark,
+    ) -> None:
+        """`listed`: exchange:pair of every instrument; `account`: where live orders go, empty on paper. `quarantine`:
+        set aside instead of refusing."""
+        self.store = store
+        self.archive = archive
+        self.in_thread = in_thread
+        self.say = say
+        self.listed = listed
+        self.account = account
+        self.quarantine = quarantine
+        self.now_ms = now_ms
+        self.mark = mark
+        self._scan: Scan | None = None  # of the journal, until its oldest entry was seen
+
+    async def run(self) -> Taken:
+        """Raises StoreUnreadable where entries cannot be taken over and are not to be set aside; SettingsError where
+        the state is another account's: its orders are as they should be, and must not be set aside."""
+        for _ in range(ROUNDS_MAX):
+            loaded = await self.store.load()
+            held, unreadable, puts = await self.in_thread(partial(self._examined, loaded))
+            checked_account(held, self.account, self.store.node)
+            scan = Scan(loaded.seq)
+            whole = await self._read_journal(scan, None if self.quarantine else JOURNAL_EVENTS)
+            unreadable += [Unreadable("journal", entry_id, fault) for entry_id, fault in scan.faults.items()]
+            if not unreadable:
+                break
+            if not self.quarantine:
+                raise refusal(unreadable, self.store.node)
+            await self._set_aside(unreadable, held)
+        else:
+            raise refusal(unreadable, self.store.node)
+        if puts:
+            await self.store.mend([("HSET", self.store.key(table), (field, value)) for table, field, value in puts])
+            self.say(f"the state was brought from schema {loaded.schema} to {SCHEMA}: {len(puts)} values written")
+        behind = self.mark.lost(loaded)
+        if behind:
+            held.counters.order += IDS_PASSED
+            held.counters.fill += IDS_PASSED
+        known = await self.in_thread(lambda: self._behind(held))
+        behind = "; ".join(filter(None, (behind, known)))
+        self._scan = None if whole else scan
+        return Taken(loaded, held, behind)
+
+    def tell(self, taken: Taken, kernel: Kernel) -> None:
+        """Begin the conditions that this start has found."""
+        aside = len(taken.loaded.quarantine)
+        if aside:
+            key = self.store.key("quarantine")
+            kernel.conditions.begin("quarantined", f"{aside} in {key}; `tbx verify` lists them")
+        if taken.behind:
+            kernel.conditions.begin("store_behind", taken.behind)
+            self.say(taken.behind)
+
+    def _examined(self, loaded: Loaded) -> tuple[Held, list[Unreadable], list[Put]]:
+        puts = migrate(loaded.schema, loaded.tables, lambda: self.archive.every("trades"))
+        return *examine(loaded, self.listed, self.archive.held), puts
+
+    # --- the journal
+
+    async def _read_journal(self, scan: Scan, events_max: int | None) -> bool:
+        """Look at entries from where the scan is, newest first; whether the oldest was reached."""
+        before = scan.before
+        while events_max is None or scan.events < events_max:
+            entries = await self.store.journal_before(before, JOURNAL_PAGE)
+            scan.add(entries)
+            if len(entries) < JOURNAL_PAGE:
+                return True
+            before = scan.before
+        return False
+
+    async def rest_of_journal(self, kernel: Kernel) -> None:
+        """Look at what the start has not, a page at a time; what cannot be read is a condition from then on."""
+        scan, known, whole = self._scan, 0, self._scan is None
+        while scan is not None and not whole:
+            await asyncio.sleep(JOURNAL_PAUSE_S)
+            try:
+                whole = await self._read_journal(scan, scan.events + 1)
+            except StoreUnavailable:
+                await asyncio.sleep(AWAY_PAUSE_S)  # health tells of it
+            if len(scan.faults) > known:
+                known = len(scan.faults)
+                entry_id, fault = next(reversed(scan.faults.items()))
+                line = named(Unreadable("journal", entry_id, fault), self.store.node)
+                kernel.conditions.begin("journal_damaged", f"{known} entries cannot be read, the last found: {line}")
+                kernel.flush_soon()
+                self.say(f"{line}; `tbx serve --quarantine` sets it aside")
+
+    # --- setting aside
+
+    async def _set_aside(self, unreadable: list[Unreadable], held: Held) -> None:
+        trades = [entry.field for entry in unreadable if entry.table == "trades"]
+        raws = dict(zip(trades, await self.store.rows("trades", [*map(field_bytes, trades)]), strict=True))
+        kept = {field: raw for field, raw in raws.items() if raw is not None}
+        puts = await self.in_thread(lambda: self._instead(unreadable, held, kept))
+        await set_aside(self.store, unreadable, self.now_ms, puts)
+        for entry in unreadable:
+            self.say(f"set aside: {named(entry, self.store.node)}")
+        for table, field, value in puts:
+            self.say(f"in its place: tbx:{self.store.node}:{table} {field}: {value.decode()}")
+
+    def _instead(self, unreadable: list[Unreadable], held: Held, trades: dict[str, bytes]) -> list[Put]:
+        """What takes the place of balances (nothing left), positions (as the fills make them) and counters."""
+        wanted = {entry.name for entry in unreadable if entry.table in ("balances", "positions", "meta")}
+        if not wanted:
+            return []
+        known = {**trades, **{fill.fill_id: encode_record(fill) for fill in held.fills}}
+        fills = readable_fills(known, self.archive.every("trades"))
+        folded = fold(fills)
+        puts: list[Put] = []
+        counters = held.counters
+        if "meta:ids" in wanted:
+            counters = self._counters(held, fills, unreadable)
+        for entry in unreadable:
+            wallet, _, rest = entry.field.rpartition(":")
+            if entry.table == "balances" and wallet and rest:
+                balance = Balance(wallet=wallet, currency=rest, flows=-folded.moves.get((wallet, rest), ZERO))
+                puts.append(("balances", entry.field, encode_record(balance)))
+            elif entry.table == "positions" and (wallet, rest) in folded.positions:
+                position = folded.positions[wallet, rest]
+                counters.position += 1
+                position.position_id = f"POS_{counters.position:03d}"
+                puts.append(("positions", entry.field, encode_record(position)))
+        if wanted & {"meta:ids"} or any(table == "positions" for table, _, _ in puts):
+            puts.append(("meta", "ids", encode_record(counters)))
+        return puts
+
+    def _counters(self, held: Held, fills: Iterable[Fill], unreadable: Iterable[Unreadable]) -> Counters:
+        """From everything that has ever been given a number and is still known."""
+        orders = {order.order_id for order in held.orders} | {e.field for e in unreadable if e.table == "orders"}
+        orders |= {fill.order_id for fill in fills} | {self.archive.newest("orders") or ""}
+        day, number = max((_rank(order_id) for order_id in orders), default=(0, 0))
+        sent = (order.venue_client_id for order in held.orders if order.venue_client_id)
+        tags = dict.fromkeys((*held.counters.tags, *(client_id.rpartition("-")[2] for client_id in sent)))
+        return Counters(
+            day=day,
+            order=number,
+            fill=max((_rank(fill.fill_id)[1] for fill in fills), default=0),
+            position=max((_rank(position.position_id)[1] for position in held.positions), default=0),
+            signal=number,
+            tags=list(tags),
+        )
+
+    # --- what the archive knows
+
+    def _behind(self, held: Held) -> str:
+        """The archive is on disk before Redis lets go: ids in it that Redis has not given yet were lost there."""
+        counters, lost = held.counters, []
+        for kind, given in (("orders", (counters.day, counters.order)), ("trades", (0, counters.fill))):
+            newest = self.archive.newest("orders" if kind == "orders" else "trades")
+            if newest is None or id_key(newest) <= given:
+                continue
+            lost.append(newest)
+            if kind == "orders":
+                counters.day, counters.order = id_key(newest)
+            else:
+                counters.fill = id_key(newest)[1]
+        return f"the archive holds {' and '.join(lost)}, which Redis does not know of any more" if lost else ""
+
+
+def _rank(text: str) -> tuple[int, int]:
+    try:
+        return id_key(text)
+    except ValueError:
+        return 0, 0
