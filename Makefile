@@ -12,7 +12,7 @@ CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3 python3.14 python3.13
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run config redis-cli test test-connectivity test-orders test-portfolio test-exchanges test-paper-trading bench check fmt clean
+.PHONY: help run config redis-cli test test-connectivity test-orders test-portfolio test-exchanges test-paper-trading bench sim crash check fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +28,8 @@ redis-cli: $(RUNTIME) ## look into the embedded Redis while the service runs: ma
 	  folder=$$($(BIN)/tbx config --json | $(BIN)/python -c 'import json,sys; print(*(r["value"] for r in json.load(sys.stdin) if r["name"] == "DATA_DIR"))') && \
 	  exec "$$cli" -s "$$folder/redis.sock" $(CMD)
 
-test: $(TOOLS) ## all tests
-	$(PYTEST) $(ARGS)
+test: $(TOOLS) ## all tests, a worker a core; ARGS="-k ledger" for some
+	$(PYTEST) -n auto --dist loadfile $(ARGS)
 
 test-connectivity: $(TOOLS) ## the service starts, answers, keeps its store and its logs
 	$(PYTEST) -m connectivity $(ARGS)
@@ -48,6 +48,15 @@ test-paper-trading: $(TOOLS) ## paper fills, and the whole service in paper mode
 
 bench: $(TOOLS) ## the benchmarks: prints a table, appends to bench/history.jsonl
 	$(BIN)/python bench/run.py $(ARGS)
+
+SEEDS := 200
+
+sim: $(TOOLS) ## a world under SEEDS seeds, on all cores: real node and exchange, every fault; SEED=123 repeats one
+	@PYTHONPATH=.src $(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+
+crash: $(TOOLS) ## real kills of real processes, and three books compared: ROUNDS=20 JOBS=4 SEED= FIRST=0 KINDS=
+	@PYTHONPATH=.src $(BIN)/python -m tests.crash $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JOBS),--jobs $(JOBS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(FIRST),--first $(FIRST)) $(if $(KINDS),--kinds $(KINDS))
 
 check: $(TOOLS) ## ruff and mypy --strict
 	$(BIN)/ruff check .
