@@ -1,8 +1,8 @@
 """Whose turn it is to be asked about: orders of one wallet that wait for a question, at a bounded rate. Pure.
 
-Always true here: each tick gives PER_TICK_MAX turns, of which up to SAVED_MAX can be saved; at most AT_ONCE_MAX orders are
-under question at a time, and the one that has been due longest is the next, so that everybody's turn comes. Ticks are
-counted by who owns this; no clock that is set makes an order wait or hurry.
+Always true here: each tick gives PER_TICK_MAX turns, of which up to SAVED_MAX can be saved; at most AT_ONCE_MAX orders
+are under question at a time, and the one that has been due longest is the next, so that everybody's turn comes. Ticks
+are counted by who owns this; no clock that is set makes an order wait or hurry.
 """
 
 import heapq
