@@ -258,6 +258,8 @@ class Node:
             yield "positions", key, position
         yield "meta", "ids", self.ids.counters
         yield "meta", "dayOpen", self.portfolio.day_open_record()
+        if self.kernel.fault_mark is not None:
+            yield "meta", "fault", self.kernel.fault_mark
         yield "meta", "account", self.account
         yield "meta", "accountId", self.account_id
         yield from self.reconciliation.marks.records()

@@ -213,6 +213,8 @@ class Service:
         self.node.kernel.feed.append(EventLog(self.logs).committed)
         self.node.kernel.bus.subscribe(StoreStateChanged, self._store_changed)
         self.takeover.tell(taken, self.node.kernel)
+        if taken.wrong:
+            self.node.guard.limit("books", TradingState.HALTED, taken.wrong)
         self.node.start()
         stack.callback(self.node.kernel.heart.stop)
         stack.push_async_callback(self._settle)

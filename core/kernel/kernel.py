@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..model.errors import StoreCorrupt, StoreError, StoreFenced
 from ..model.messages import Faulted, StoreStateChanged
+from ..model.records import FaultMark
 from ..state.batch import Batch
 from ..state.lease import Lease
 from .actor import Actor
@@ -90,6 +91,7 @@ class Kernel:
         self.everything: Callable[[], Iterable[Record]] = tuple
         self.rewrite_count = 0
         self.faults: list[Faulted] = []
+        self.fault_mark: FaultMark | None = None  # of the first of them, or of an earlier process's; in the store too
         self.fault_count = 0
         self.store_up = True
         self.store_why = ""
@@ -310,6 +312,8 @@ class Kernel:
             self.faults.append(fault)
         if not self.conditions.holds("fault"):  # the first one: those after it may be its consequences
             self.conditions.begin("fault", f"in {fault.where}: {fault.error}")
+            self.fault_mark = FaultMark(fault.where, fault.error, self.clock.now_ns())
+            self.outbox.put("meta", "fault", self.fault_mark)
         if self.on_fault is not None:
             self.on_fault(fault, error)
         if not isinstance(message, Faulted):  # a fault in handling a fault is logged and counted, no more

@@ -250,6 +250,14 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
         return self.price_ticks * self.qty_lots * self.tick * self.lot
 
 
+class FaultMark(msgspec.Struct, frozen=True, rename="camel"):
+    """A fault of ours may have left the books half changed; kept until they were found, or made, to agree."""
+
+    where: str
+    error: str
+    at_ns: int
+
+
 class Balance(msgspec.Struct, kw_only=True):
     """What one wallet holds of one currency."""
 

@@ -13,7 +13,7 @@ from ...core.market.data import StoredBook
 from ...core.model.errors import SettingsError, StoreUnreadable
 from ...core.model.ids import Counters, id_key
 from ...core.model.record_checks import balance_fault, book_fault, fill_fault, order_fault, position_fault
-from ...core.model.records import Balance, EquitySample, Fill, Order, Position
+from ...core.model.records import Balance, EquitySample, FaultMark, Fill, Order, Position
 from ...core.portfolio.manager import DayOpen
 from ...core.portfolio.marks import FIELD as MARK
 from ...core.portfolio.marks import Mark
@@ -40,6 +40,7 @@ class Held(msgspec.Struct):
     day_open: DayOpen | None
     account: str  # where live orders went
     account_id: str  # what that exchange calls the account; empty before it said so
+    fault: FaultMark | None  # of a process before, whose books nobody has looked at since
 
     @classmethod
     def of(cls, loaded: Loaded, node: str) -> "Held":
@@ -72,6 +73,7 @@ def examine(
         day_open=look.meta("dayOpen", DayOpen),
         account=look.meta("account", str) or "",
         account_id=look.meta("accountId", str) or "",
+        fault=look.meta("fault", FaultMark),
     )
     for field in loaded.meta:
         if field.startswith(MARK):

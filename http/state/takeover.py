@@ -24,6 +24,7 @@ from ...core.state.journal import Scan
 from ...core.state.migrations import Put, migrate, readable_fills
 from ...core.state.quarantine import Unreadable, field_bytes, set_aside
 from ...core.state.store import SCHEMA, Loaded, Store
+from .after_fault import mend
 from .loading import Held, checked_account, examine, named, refusal
 from .watermark import Watermark
 
@@ -45,6 +46,7 @@ class Taken(msgspec.Struct):
     loaded: Loaded
     held: Held
     behind: str  # where Redis came back with less than the archive knows of; empty where it did not
+    wrong: str = ""  # what a fault of a process before has left, and nothing here can mend
 
 
 class TakeOver:
@@ -103,7 +105,27 @@ class TakeOver:
         known = await self.in_thread(lambda: self._behind(held))
         behind = "; ".join(filter(None, (behind, known)))
         self._scan = None if whole else scan
-        return Taken(loaded, held, behind)
+        wrong = await self._after_fault(held) if held.fault is not None else ""
+        return Taken(loaded, held, behind, wrong)
+
+    async def _after_fault(self, held: Held) -> str:
+        """The books are made to agree with the fills; what cannot be is returned."""
+        assert held.fault is not None
+        changed, wrong = await self.in_thread(lambda: mend(held, readable_fills({}, self.archive.every("trades"))))
+        said = f"a fault in {held.fault.where} ended trading before ({held.fault.error})"
+        for line in changed or ["the books agree with the fills"]:
+            self.say(f"{said}: {line}")
+        rows = [("positions", f"{p.wallet}:{p.pair}", encode_record(p)) for p in held.positions]
+        rows += [("balances", f"{b.wallet}:{b.currency}", encode_record(b)) for b in held.balances]
+        rows.append(("meta", "ids", encode_record(held.counters)))
+        commands: list[tuple[str, str, tuple[str | bytes, ...]]] = []
+        if changed:
+            commands += [("HSET", self.store.key(table), (field, raw)) for table, field, raw in rows]
+        if not wrong:
+            commands.append(("HDEL", self.store.key("meta"), ("fault",)))
+        if commands:
+            await self.store.mend(commands)
+        return f"{said}: {'; '.join(wrong)}; see `tbx verify`, and restore a backup" if wrong else ""
 
     def tell(self, taken: Taken, kernel: Kernel) -> None:
         """Begin the conditions that this start has found."""
