@@ -275,6 +275,19 @@ async def test_the_state_of_another_account_is_refused_before_anything_is_set_as
 
 
 @in_loop
+async def test_live_orders_are_not_set_aside_by_a_start_on_paper(data: Path) -> None:
+    """Its pairs are not those of the exchange: it is the settings that are wrong."""
+    async with opened(data) as (store, client, archive):
+        await client.call("HSET", "tbx:main:meta", "account", '"api.binance.com"')
+        await an_open_order_of_an_unknown_pair(client)
+        with pytest.raises(
+            SettingsError, match=r"belongs to api\.binance\.com and has open orders of pairs that MARKET"
+        ):
+            await taking_over(store, archive, [], quarantine=True).run()
+        assert await client.call("EXISTS", "tbx:main:quarantine") == 0
+
+
+@in_loop
 async def test_fills_and_exits_are_set_aside_with_what_they_need(data: Path) -> None:
     async with opened(data) as (store, client, archive):
         orders = {

@@ -23,6 +23,7 @@ from ...core.state.store import Loaded
 NAMED_MAX = 20  # entries that a refusal names; the rest are counted
 
 R = TypeVar("R", bound=msgspec.Struct)
+UNLISTED = "which is not listed"
 # Which of some order ids the archive has.
 InArchive = Callable[[Iterable[str]], set[str]]
 
@@ -85,7 +86,7 @@ def examine(
     return held, sorted(look.unreadable, key=lambda entry: (entry.table, len(entry.field), entry.field))
 
 
-def checked_account(held: Held, now: str, node: str) -> tuple[str, str]:
+def checked_account(held: Held, now: str, node: str, unreadable: Iterable[Unreadable] = ()) -> tuple[str, str]:
     """The host and the account that the state belongs to; `now`: the host of the settings, empty on paper.
 
     Orders and balances of one exchange must never be taken for those of another, such as a test network's. Raises
@@ -96,6 +97,13 @@ def checked_account(held: Held, now: str, node: str) -> tuple[str, str]:
         raise SettingsError(
             f"the state of node {node!r} belongs to {before}, and now {now} is set; "
             "use another DATA_DIR, or another NODE_ID on that Redis, for each account"
+        )
+    unlisted = [entry.field for entry in unreadable if entry.table == "orders" and UNLISTED in entry.reason]
+    if before and not now and unlisted:
+        raise SettingsError(
+            f"the state of node {node!r} belongs to {before} and has open orders of pairs that MARKET does not list, "
+            f"{unlisted[0]} the first of {len(unlisted)}; set MARKET, LIVE_TRADING=true and PAPER_TRADING=false, or "
+            "another DATA_DIR"
         )
     return now or before, held.account_id
 
@@ -195,7 +203,7 @@ class _Look:
         names: dict[str, Order] = {}
         for order in orders.values():
             if not order.ended and listed is not None and f"{order.exchange}:{order.pair}" not in listed:
-                self.note("orders", order.order_id, f"is open on {order.exchange}:{order.pair}, which is not listed")
+                self.note("orders", order.order_id, f"is open on {order.exchange}:{order.pair}, {UNLISTED}")
             elif order.venue_client_id and (other := names.setdefault(order.venue_client_id, order)) is not order:
                 first, second = sorted((other, order), key=_order_rank)
                 self.note("orders", second.order_id, f"has the venue client id of {first.order_id}")

@@ -84,7 +84,7 @@ class TakeOver:
         for _ in range(ROUNDS_MAX):
             loaded = await self.store.load()
             held, unreadable, puts = await self.in_thread(partial(self._examined, loaded))
-            checked_account(held, self.account, self.store.node)
+            checked_account(held, self.account, self.store.node, unreadable)
             scan = Scan(loaded.seq)
             whole = await self._read_journal(scan, None if self.quarantine else JOURNAL_EVENTS)
             unreadable += [Unreadable("journal", entry_id, fault) for entry_id, fault in scan.faults.items()]
