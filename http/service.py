@@ -194,6 +194,7 @@ class Service:
             mark=self.mark,
         )
         taken = await self.takeover.run()
+        self.trades_aside = self.takeover.trades_aside(taken)
         self.node = Node(
             self.settings,
             self.clock,
@@ -434,7 +435,8 @@ class Service:
 
         async def read() -> None:
             orders, archived = self.node.orders, self.archived
-            trade_ids: set[str] = set()
+            # What is set aside is in the books, as what is archived: an order of which it is must not be adopted anew.
+            trade_ids = set(self.trades_aside.get(orders.ids.order_of(client_id) or "", ()))
             # One that was adopted has a number of its own, and keeps the venue's id as that of its client.
             by_number = await archived.order(orders.ids.order_of(client_id) or "")
             for row in (by_number, await archived.order_by_client_id(client_id)):

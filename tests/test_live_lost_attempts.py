@@ -162,3 +162,36 @@ def test_what_replaced_an_amended_order_is_managed_though_its_commit_was_lost(tm
     assert managed[0].ended is (traded == "0.5") and there.open is (traded != "0.5")
     assert desk.faults == [] and desk.corrections() == []
     finish(desk)
+
+
+def test_a_fill_whose_record_is_gone_is_put_on_record_again_and_moves_nothing(tmp_path: Path) -> None:
+    """Its row was deleted, or set aside: the order has counted it, so have position and balances."""
+    desk = LiveDesk(tmp_path)
+    order = desk.order("buy", "0.01", stop_loss=59_000)
+    desk.wait(2_000)
+    [fill] = desk.node.orders.fills_of(order.order_id)
+    del desk.store.tables["trades"][fill.fill_id]
+    position = desk.node.portfolio.position("binance", BTC)
+    assert position is not None
+    before = position.quantity
+    desk.restart()
+    desk.heal()
+    venue_fill = VenueFilled(
+        venue="binance",
+        client_id=order.venue_client_id,
+        venue_order_id=order.venue_order_id or "",
+        trade_id=fill.trade_id,
+        price_ticks=fill.price_ticks,
+        qty_lots=fill.qty_lots,
+        fee=fill.fee,
+        fee_currency=fill.fee_currency,
+        maker=fill.maker,
+        timestamp_ns=fill.timestamp_ns,
+    )
+    for _ in range(2):
+        desk.node.kernel.input(venue_fill)
+    after = desk.node.portfolio.position("binance", BTC)
+    assert after is not None and after.quantity == before
+    assert [f.trade_id for f in desk.node.orders.fills_of(order.order_id)] == [fill.trade_id]
+    assert desk.get(order).filled_lots == fill.qty_lots and desk.node.guard.state.value == "ACTIVE"
+    desk.check()

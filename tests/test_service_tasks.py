@@ -54,6 +54,7 @@ async def test_a_read_of_the_archive_that_breaks_is_in_the_log_and_said(
     service.loop = asyncio.get_running_loop()
     service.logs = LogFiles.open(settings, ManualClock())
     service.archived = BrokenArchive()  # type: ignore[assignment]
+    service.trades_aside = {}
     service.node = SimpleNamespace(orders=SimpleNamespace(ids=Ids("main")))  # type: ignore[assignment]
     service._archived_trades("tbx-main-2601011-1-1", lambda _: None)
     await asyncio.wait(set(service.readers))

@@ -390,3 +390,29 @@ def test_the_service_refuses_with_exit_code_2_and_goes_on_with_quarantine(data: 
         assert "set aside: tbx:main:balances" in (folder / "logs/execution.log").read_text()
     finally:
         service.close()
+
+
+@in_loop
+async def test_a_redis_that_lost_everything_is_not_taken_for_a_new_one(data: Path) -> None:
+    async with opened(data) as (_store, client, _archive):
+        await client.call("FLUSHALL")
+    refused = tbx(data.parent, "serve")
+    assert refused.returncode == 2 and "had acknowledged" in refused.stderr and "tbx restore" in refused.stderr
+    assert "committed to begin anew" in refused.stderr
+
+
+def test_the_journal_goes_on_after_its_last_entry_was_set_aside(data: Path) -> None:
+    async def plant() -> None:
+        async with opened(data) as (_store, client, _archive):
+            await client.call("XADD", "tbx:main:journal", "*", "a", "b")
+
+    in_loop(plant)()
+    assert tbx(data.parent, "serve").returncode == 2
+    service = ServiceProcess(data.parent)
+    service.arguments = ("--quarantine",)
+    try:
+        service.start()
+        service.order_when(service.order(quantity=100).json()["orderId"], "filled")
+        assert service.stop() == 0
+    finally:
+        service.close()

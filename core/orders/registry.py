@@ -50,6 +50,8 @@ class Orders:
         self.fills: dict[str, Fill] = {}
         self._fills_of: dict[str, list[Fill]] = {}
         self._trade_ids: dict[str, set[str]] = {}  # of orders with more than FEW_FILLS
+        # Lots that orders have filled and no record tells of: one was set aside, or deleted. Their money is booked.
+        self.unrecorded: dict[str, int] = {}
         self._uncommitted: set[str] = set()
         self._buying: dict[tuple[str, str], Decimal] = {}
         self._sent: set[str] = set()  # ids of open orders that have been sent
@@ -142,6 +144,11 @@ class Orders:
         for fill in sorted(fills, key=lambda f: id_key(f.fill_id)):
             _share(fill, FILL_WORDS, known)
             self._index_fill(fill)
+        for order in self.orders.values():
+            if order.filled_lots:
+                missing = order.filled_lots - sum(fill.qty_lots for fill in self.fills_of(order.order_id))
+                if missing > 0:
+                    self.unrecorded[order.order_id] = missing
 
     def add(self, order: Order, kind: str | None = None) -> None:
         """Put a new order on record."""

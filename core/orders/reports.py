@@ -199,7 +199,8 @@ class Reports(Actor):
             return
         if self._is_not_ours(order, message.side, f"a fill (trade {message.trade_id})"):
             return
-        odd = _implausible(order, message)
+        unrecorded = self._unrecorded(order, message)
+        odd = "" if unrecorded else _implausible(order, message)
         if odd and self._is_first(order, message, odd):
             return
         self._answered(order)
@@ -220,10 +221,21 @@ class Reports(Actor):
             maker=message.maker,
             timestamp_ns=message.timestamp_ns,
         )
+        if unrecorded:
+            self.orders.unrecorded[order.order_id] -= fill.qty_lots
+            self.orders.add_fill(fill)
+            self._note(f"trade {fill.trade_id} of {order.order_id} is on record again; its money was booked before")
+            return
         if order.at_venue:
             sells_at_venue(self.manager, order)
         present = message.client_id == order.venue_client_id
         self._apply(order, fill, message.venue_order_id if present else order.venue_order_id)
+
+    def _unrecorded(self, order: Order, message: VenueFilled) -> bool:
+        """Whether this is a fill that the order has counted, and whose record was lost: it moves nothing again."""
+        missing = self.orders.unrecorded.get(order.order_id, 0)
+        counted = order.fill_ns is not None and message.timestamp_ns <= order.fill_ns
+        return 0 < message.qty_lots <= missing and counted and message.pair in (None, order.pair)
 
     def _is_first(self, order: Order, message: VenueFilled, odd: str) -> bool:
         """Whether an odd fill is told for the first time: then its venue is asked for the order's trades. What it says

@@ -68,9 +68,15 @@ class Keeper(Protocol):
 
 
 async def set_aside(
-    store: Keeper, entries: Iterable[Unreadable], at_ms: int, puts: Iterable[tuple[str, str, bytes]] = ()
+    store: Keeper,
+    entries: Iterable[Unreadable],
+    at_ms: int,
+    puts: Iterable[tuple[str, str, bytes]] = (),
+    journal_seq: int | None = None,
 ) -> None:
-    """Move the entries into the quarantine, and write what takes their place: (table, field, JSON). All or nothing."""
+    """Move the entries into the quarantine, and write what takes their place: (table, field, JSON). All or nothing.
+
+    `journal_seq`: of the last committed event, where the journal goes on behind it."""
     moved: list[Argument] = []
     gone: dict[str, list[Argument]] = {}
     for entry in entries:
@@ -83,6 +89,10 @@ async def set_aside(
     for table, fields in gone.items():
         command = "XDEL" if table in STREAMS else "HDEL"
         commands += [(command, store.key(table), some) for some in _parts(fields, FIELDS_MAX)]
+        if (
+            table == "journal" and journal_seq is not None
+        ):  # else a last entry that is gone would bar smaller ids for ever
+            commands.append(("XSETID", store.key(table), (f"{journal_seq}-0",)))
     commands += [("HSET", store.key(table), (field, value)) for table, field, value in puts]
     await store.mend(commands)
 

@@ -22,7 +22,7 @@ from ...core.portfolio.recompute import fold
 from ...core.state.archive import Archive
 from ...core.state.journal import Scan
 from ...core.state.migrations import Put, migrate, readable_fills
-from ...core.state.quarantine import Unreadable, field_bytes, set_aside
+from ...core.state.quarantine import SetAside, Unreadable, field_bytes, set_aside
 from ...core.state.store import SCHEMA, Loaded, Store
 from .after_fault import mend
 from .loading import Held, checked_account, examine, named, refusal
@@ -83,6 +83,7 @@ class TakeOver:
         the state is another account's: its orders are as they should be, and must not be set aside."""
         for _ in range(ROUNDS_MAX):
             loaded = await self.store.load()
+            self.mark.check_there(loaded)
             held, unreadable, puts = await self.in_thread(partial(self._examined, loaded))
             checked_account(held, self.account, self.store.node, unreadable)
             scan = Scan(loaded.seq)
@@ -92,7 +93,7 @@ class TakeOver:
                 break
             if not self.quarantine:
                 raise refusal(unreadable, self.store.node)
-            await self._set_aside(unreadable, held)
+            await self._set_aside(unreadable, held, loaded.seq)
         else:
             raise refusal(unreadable, self.store.node)
         if puts:
@@ -126,6 +127,17 @@ class TakeOver:
         if commands:
             await self.store.mend(commands)
         return f"{said}: {'; '.join(wrong)}; see `tbx verify`, and restore a backup" if wrong else ""
+
+    @staticmethod
+    def trades_aside(taken: Taken) -> dict[str, set[str]]:
+        """Order id -> the venue's ids of its fills that are set aside: their money is in the books."""
+        found: dict[str, set[str]] = {}
+        for name, raw in taken.loaded.quarantine.items():
+            if name.startswith("trades:"):
+                value = msgspec.json.decode(raw, type=SetAside).bytes()
+                for fill in readable_fills({name: value} if value is not None else {}, ()):
+                    found.setdefault(fill.order_id, set()).add(fill.trade_id)
+        return found
 
     def tell(self, taken: Taken, kernel: Kernel) -> None:
         """Begin the conditions that this start has found."""
@@ -173,12 +185,12 @@ class TakeOver:
 
     # --- setting aside
 
-    async def _set_aside(self, unreadable: list[Unreadable], held: Held) -> None:
+    async def _set_aside(self, unreadable: list[Unreadable], held: Held, seq: int) -> None:
         trades = [entry.field for entry in unreadable if entry.table == "trades"]
         raws = dict(zip(trades, await self.store.rows("trades", [*map(field_bytes, trades)]), strict=True))
         kept = {field: raw for field, raw in raws.items() if raw is not None}
         puts = await self.in_thread(lambda: self._instead(unreadable, held, kept))
-        await set_aside(self.store, unreadable, self.now_ms, puts)
+        await set_aside(self.store, unreadable, self.now_ms, puts, seq)
         for entry in unreadable:
             self.say(f"set aside: {named(entry, self.store.node)}")
         for table, field, value in puts:

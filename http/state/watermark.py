@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...core.model.errors import StoreError
 from ...core.state.store import Loaded, Store
 
 WRITE_EVERY_S = 1.0
@@ -44,6 +45,19 @@ class Watermark:
             f"Redis came back with commit {loaded.number}, and had acknowledged {mark.number}: the last "
             f"{mark.number - loaded.number} commits, up to event {mark.seq}, are lost"
         )
+
+    def check_there(self, loaded: Loaded) -> None:
+        """Raises StoreError where Redis holds nothing and had acknowledged commits: a start would begin anew, and leave
+        positions and live orders to nobody."""
+        try:
+            mark = msgspec.json.decode(self.path.read_bytes(), type=Mark)
+        except (OSError, msgspec.DecodeError):
+            return
+        if loaded.number == 0 and mark.number > 0:
+            raise StoreError(
+                f"Redis holds no state of node {self.store.node!r}, and had acknowledged {mark.number} commits of it: "
+                f"its data was deleted or replaced. Restore a backup (tbx restore), or delete {self.path} to begin anew"
+            )
 
     def write(self, seq: int) -> None:
         """Keep how far it is now; `seq` of the last committed event."""
