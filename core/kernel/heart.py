@@ -27,7 +27,7 @@ class BeatStore(Protocol):
 
 class Heart:
     """`on_sure` is called when what had to wait may leave; `on_lost(error)` when another process is the writer;
-    `on_behind` when the store holds less than it has acknowledged."""
+    `on_behind(error)` when the store holds less than it has acknowledged."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Heart:
         *,
         on_sure: Callable[[], None],
         on_lost: Callable[[StoreError], None],
-        on_behind: Callable[[], None],
+        on_behind: Callable[[StoreError], None],
     ) -> None:
         self.clock = clock
         self.store = store
@@ -103,7 +103,7 @@ class Heart:
     def _beaten(self, sent_ns: int, error: StoreError | None) -> None:
         self._beating = False
         if isinstance(error, StoreBehind):
-            self._on_behind()
+            self._on_behind(error)
         elif isinstance(error, StoreCorrupt):
             error = StoreFenced(f"Redis no longer holds this service's state: {error}; restart the service")
         if isinstance(error, StoreFenced):

@@ -223,11 +223,15 @@ class Kernel:
             self._store_state(False, why)
         self.clock.call_in(self.RETRY_NS, self._retry, isinstance(error, StoreCorrupt), str(error))
 
-    def _behind(self) -> None:
+    def _behind(self, error: StoreError) -> None:
         """An idle writer hears from a beat that the store came back older: the commit that this makes finds it so, and
-        is followed by all that was lost."""
-        self.outbox.effect(_nothing)
-        self.flush_soon()
+        is followed by all that was lost. A parcel that only waited for the lease is lost too, and committed again."""
+        if self._parcel is None:
+            self.outbox.effect(_nothing)
+            self.flush_soon()
+        elif self._parcel_committed:
+            self._parcel_committed = False
+            self._refused(error)
 
     def _look(self) -> None:
         """Tell of a commit that waits too long. There is no look while none is under way, or the store is away."""

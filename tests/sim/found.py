@@ -48,4 +48,11 @@ FOUND = (
         {},
         "the observer counted its deposits twice",
     ),
+    Found(
+        "a store that came back older while a commit waited for the lease",
+        791,
+        {},
+        "the commit was lost again before its effects left: beats were refused, the lease was never sure, and nothing "
+        "was committed any more",
+    ),
 )
