@@ -258,7 +258,15 @@ def test_stops_and_targets_are_there_after_the_process_is(both: Live, end: str) 
     watched = {trigger: both.placed("buy", "0.1", trigger=trigger, **levels) for trigger in ("bid_ask", "last")}
     for order_id in watched.values():
         wait_for(lambda i=order_id: order_of(both, i)["protectedQuantity"] == 0.0999, "its exits cover it")
-    before = {order_id: exits(both, order_id) for order_id in watched.values()}
+
+    def all_exits() -> dict[str, Any]:
+        return {order_id: exits(both, order_id) for order_id in watched.values()}
+
+    def on_their_way() -> bool:
+        return any(status == "submitted" for of_one in all_exits().values() for _, status, *_ in of_one)
+
+    wait_for(lambda: not on_their_way(), "the exchange has the pair")
+    before = all_exits()
     both.agree()
     if end == "crash":
         both.service.kill()
@@ -266,7 +274,8 @@ def test_stops_and_targets_are_there_after_the_process_is(both: Live, end: str) 
         assert both.service.stop() == 0
     both.service.start()
     both.agree()
-    assert {order_id: exits(both, order_id) for order_id in watched.values()} == before
+    wait_for(lambda: not on_their_way(), "the exchange has said so again")
+    assert all_exits() == before
     assert [order_of(both, i)["protectedQuantity"] for i in watched.values()] == [0.0999] * 2
     if end == "crash":
         to_price(both, 58_900)

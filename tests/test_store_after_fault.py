@@ -73,7 +73,7 @@ async def test_an_order_that_its_fills_contradict_after_a_fault_keeps_trading_ha
         await client.call("HSET", "tbx:main:meta", "fault", MARK)
         rows = await client.call("HGETALL", "tbx:main:orders")
         orders = {field.decode(): json.loads(raw) for field, raw in zip(rows[::2], rows[1::2], strict=True)}
-        name = next(name for name, order in orders.items() if order["state"] == "FILLED")
+        name = next(name for name, order in orders.items() if order.get("state") == "FILLED")
         orders[name]["filled_lots"] -= 1
         await client.call("HSET", "tbx:main:orders", name, json.dumps(orders[name]))
         taken = await taking_over(store, archive, said, quarantine=False).run()
