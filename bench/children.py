@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tbx.core.settings import SETTINGS
 
@@ -112,14 +112,21 @@ class Server:
 
     def stop(self) -> None:
         """SIGTERM, and after a while SIGKILL; the embedded Redis goes with the service either way."""
-        if self.process.poll() is not None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process.poll() is None:
+            end(self.process, STOP_TIMEOUT_S)
+
+
+def end(process: subprocess.Popen[Any], timeout_s: float) -> None:
+    """SIGTERM, and after a while SIGKILL; its pipes are closed."""
+    process.terminate()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def free_port() -> int:

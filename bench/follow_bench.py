@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from children import BENCH, Server, cpu_seconds, environment, scratch, service
+from children import BENCH, Server, cpu_seconds, end, environment, scratch, service
 from follow_service import Noted
 from service_bench import Spoilt, compile_kernels, say
 from table import Figure, Target, percentile
@@ -48,14 +48,7 @@ def local_exchange(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise Spoilt(f"the exchange did not start: {(folder / 'exchange.err').read_text()[-300:]}")
         yield process.pid, json.loads(line)
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        end(process, STOP_TIMEOUT_S)
 
 
 def follow(*, quick: bool) -> list[Figure]:

@@ -9,55 +9,22 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
-from children import BENCH, Server, environment, scratch, service
+from children import Server, scratch, service
 from service_bench import Spoilt, compile_kernels, say
 from table import Figure, Target, of_seconds
-from tick_bench import KEY, LIVE, Child
+from tick_bench import KEY, LIVE, child
 
 STARTS = 3
-STOP_TIMEOUT_S = 10.0
-
-
-@contextmanager
-def exchange(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """`recover_exchange.py` as a child: what it says of itself."""
-    said = folder / "exchange.err"
-    with said.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, str(BENCH / "recover_exchange.py"), str(folder / "made"), *arguments],
-            env=environment({}),
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        )
-    child = Child(process, said)
-    try:
-        yield child.read()
-    finally:
-        child.input.close()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        child.output.close()
 
 
 def starts(*arguments: str, count: int) -> list[float]:
     """Seconds from a process's start to ready, each from the same state."""
     seconds = []
-    with scratch() as folder, exchange(folder, *arguments) as made:
+    with scratch() as folder, child(folder, "recover_exchange.py", str(folder / "made"), *arguments) as exchange:
+        made = exchange.read()
         for number in range(count):
             home = folder / str(number)
             shutil.copytree(folder / "made", home / "data")

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from children import BENCH, environment, scratch, service
+from children import BENCH, end, environment, scratch, service
 from service_bench import Spoilt, compile_kernels, say
 from table import Figure, Target, percentile
 
@@ -82,15 +82,7 @@ def child(folder: Path, program: str, *words: str) -> Iterator[Child]:
         try:
             yield Child(process, said)
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            end(process, STOP_TIMEOUT_S)
 
 
 def tick(*, quick: bool) -> list[Figure]:

@@ -6,7 +6,8 @@ The same seed gives the same walk. `walk(folder, seed, steps)` ends healed and c
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -283,15 +284,22 @@ class Walk:
         self.desk.network.silent = False
 
 
+@contextmanager
+def last_steps(walked: Walk, seed: int) -> Iterator[None]:
+    """What fails is told with the seed and the walk's last steps."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(walked.told[-15:])) from error
+
+
 def walk(folder: Path, seed: int, steps: int = 200, without: frozenset[str] = frozenset(), **more: Any) -> Walk:
     """Raises AssertionError, with the walk's last steps in it, where the books differ in the end."""
     desk = LiveDesk(folder, seed=seed, signer=hmac if seed % 4 == 0 else ed25519, **more)
     walked = Walk(desk, seed, without)
-    try:
+    with last_steps(walked, seed):
         walked.go(steps)
         desk.store.down = False
         desk.heal()
         desk.check()
-    except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(walked.told[-15:])) from error
     return walked

@@ -19,7 +19,7 @@ from tbx.venues.simulator.exchange.records import Order as TheirOrder
 
 from . import live_check
 from .live_desk import BTC, ETH, LiveDesk, ed25519, hmac
-from .live_walk import Walk
+from .live_walk import Walk, last_steps
 
 STOP, TARGET = 59_000, 62_000
 
@@ -235,13 +235,11 @@ def exits_walk(folder: Path, seed: int, steps: int = 200, without: frozenset[str
     """Raises AssertionError, with the walk's last steps in it, where something is lost, doubled or unprotected."""
     desk = NativeDesk(folder, coins=seed % 2 == 0, seed=seed, signer=hmac if seed % 4 == 0 else ed25519)
     walked = ExitsWalk(desk, seed, without)
-    try:
+    with last_steps(walked, seed):
         walked.go(steps)
         desk.store.down = False
         desk.heal()
         desk.settled_check()
-    except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(walked.told[-15:])) from error
     return desk
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .live_desk import LiveDesk
-from .live_walk import ACTIONS, Walk
+from .live_walk import ACTIONS, Walk, last_steps
 from .test_live_reconciliation import finish, lose_commits
 
 pytestmark = [pytest.mark.orders, pytest.mark.portfolio, pytest.mark.exchanges]
@@ -65,14 +65,12 @@ class LossyWalk(Walk):
 def walk(folder: Path, seed: int, without: frozenset[str] = frozenset(), steps: int = 150) -> LiveDesk:
     desk = LiveDesk(folder, seed=seed, DURABILITY="behind")
     walked = LossyWalk(desk, seed, without)
-    try:
+    with last_steps(walked, seed):
         walked.go(steps)
         desk.store.down = False
         finish(desk)
         if without >= OTHERS:
             assert desk.corrections() == [], "corrected, and nobody else had moved anything"
-    except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(walked.told[-15:])) from error
     return desk
 
 

@@ -13,7 +13,7 @@ from tbx.core.state.batch import Batch
 
 from .live_desk import ed25519, hmac
 from .live_network import ProcessClock, Stepped
-from .live_walk import Walk
+from .live_walk import Walk, last_steps
 from .redis_fixtures import batch
 from .sim.redis import UNSAVED_MAX
 from .sim.store import RedisDesk, SimStore, Started
@@ -238,13 +238,11 @@ class RedisWalk(Walk):
 def walk(folder: Path, seed: int, steps: int = 200) -> RedisWalk:
     desk = RedisDesk(folder, seed=seed, signer=hmac if seed % 4 == 0 else ed25519)
     walked = RedisWalk(desk, seed)
-    try:
+    with last_steps(walked, seed):
         walked.go(steps)
         desk.store.faults.heal()
         desk.heal()
         desk.check()
-    except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(walked.told[-15:])) from error
     return walked
 
 

@@ -416,3 +416,11 @@ def test_the_journal_goes_on_after_its_last_entry_was_set_aside(data: Path) -> N
         assert service.stop() == 0
     finally:
         service.close()
+
+
+@in_loop
+async def test_an_entry_of_the_quarantine_that_cannot_be_read_stops_no_start(data: Path) -> None:
+    async with opened(data) as (store, client, archive):
+        await client.call("HSET", "tbx:main:quarantine", "trades:FILL_000001", "{")
+        start = taking_over(store, archive, [], quarantine=False)
+        assert start.trades_aside(await start.run()) == {}

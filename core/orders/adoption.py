@@ -27,6 +27,7 @@ from ..portfolio.marks import Marks
 from .lifecycle import Step, advance
 from .manager import PAST_IDS_MAX, OrderManager
 from .recovery import Contradiction
+from .reports import ArchivedTrades
 
 CLOCKS_NS = SECOND_NS  # by which the venue's clock and ours may be taken for apart; no process starts as fast
 AT_ONCE = 50  # orders that a venue is asked about at a time; the others wait
@@ -36,10 +37,6 @@ ADOPTABLE: Mapping[str, OrderType] = {
     "stop_loss": "stop_loss",
     "take_profit": "take_profit",
 }
-
-# Finds the venue's trade ids of the archived order that was sent, or adopted, under a client id of this node, away from
-# the event loop, and calls back on it.
-ArchivedTrades = Callable[[str, Callable[[frozenset[str]], None]], None]
 
 
 class Inspection(msgspec.Struct):

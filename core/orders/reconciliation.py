@@ -46,10 +46,11 @@ from ..model.messages import (
 from ..model.records import State
 from ..portfolio.accounts import Accounts
 from ..portfolio.marks import Marks
-from .adoption import Adoption, ArchivedTrades, Inspection
+from .adoption import Adoption, Inspection
 from .differing import active_pairs, by_venue_id, differs
 from .external import External
 from .manager import OrderManager
+from .reports import ArchivedTrades
 
 T = TypeVar("T")
 

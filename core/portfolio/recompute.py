@@ -9,6 +9,7 @@ from decimal import Decimal
 import msgspec
 
 from ..model.exact import ZERO
+from ..model.ids import id_key
 from ..model.instruments import Instrument
 from ..model.records import Fill, Position
 from .ledger import Account
@@ -59,6 +60,12 @@ class Folded(msgspec.Struct, frozen=True):
 
     moves: dict[Account, Decimal]  # to balances, in their own currency
     positions: dict[tuple[str, str], Position]  # by wallet and pair, without ids; only those that were ever held
+
+
+def booked(*some: Iterable[Fill]) -> list[Fill]:
+    """Every fill once, in the order in which they were booked; of two with one id the later one counts."""
+    found = {fill.fill_id: fill for fills in some for fill in fills}
+    return sorted(found.values(), key=lambda fill: id_key(fill.fill_id))
 
 
 def fold(fills: Iterable[Fill]) -> Folded:

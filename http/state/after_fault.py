@@ -9,8 +9,9 @@ Always true here: fills and orders are never changed. An order that its fills co
 from collections.abc import Iterable
 
 from ...core.model.exact import ZERO, plain
+from ...core.model.ids import Ids
 from ...core.model.records import Balance, Fill
-from ...core.portfolio.recompute import Folded, fold
+from ...core.portfolio.recompute import Folded, booked, fold
 from .loading import Held
 
 FIGURES = ("quantity", "cost", "realised", "fees", "closed_count", "won_count", "trip_realised")
@@ -21,8 +22,7 @@ def mend(held: Held, archived: Iterable[Fill]) -> tuple[list[str], list[str]]:
 
     `held` is changed in place: `archived` are the fills that have left for the archive.
     """
-    every = {fill.fill_id: fill for fill in (*archived, *held.fills)}
-    folded = fold(sorted(every.values(), key=lambda fill: (len(fill.fill_id), fill.fill_id)))
+    folded = fold(booked(archived, held.fills))
     return [*_positions(held, folded), *_balances(held, folded)], list(_orders(held))
 
 
@@ -36,8 +36,7 @@ def _positions(held: Held, folded: Folded) -> Iterable[str]:
             made.position_id, made.open_ns = found.position_id, found.open_ns or made.open_ns
             held.positions.remove(found)
         if not made.position_id:
-            held.counters.position += 1
-            made.position_id = f"POS_{held.counters.position:03d}"
+            made.position_id = Ids("", held.counters).position()
         held.positions.append(made)
         before = plain(found.quantity) if found is not None else "nothing"
         yield f"position {':'.join(where)} is made anew from its fills: {before} was held, now {plain(made.quantity)}"

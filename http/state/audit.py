@@ -17,7 +17,7 @@ from ...core.model.order_views import order_update
 from ...core.model.record_checks import fill_fault, order_fault
 from ...core.model.records import Balance, Fill, Order, State
 from ...core.portfolio.ledger import reservations
-from ...core.portfolio.recompute import fold
+from ...core.portfolio.recompute import booked, fold
 from ...core.state.archive import Archive
 from ...core.state.journal import Scan, fields_of, read
 from ...core.state.migrations import migrate
@@ -216,8 +216,7 @@ class Audit:
 
     def _every_fill(self) -> list[Fill]:
         """In the order in which they were booked."""
-        found = {fill.fill_id: fill for fill in (*self._aside, *self.old_fills, *self.held.fills)}
-        return sorted(found.values(), key=lambda fill: id_key(fill.fill_id))
+        return booked(self._aside, self.old_fills, self.held.fills)
 
     # --- ids
 

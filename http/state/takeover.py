@@ -16,7 +16,7 @@ from ...core.kernel.kernel import Kernel
 from ...core.kernel.outbox import encode_record
 from ...core.model.errors import StoreUnavailable
 from ...core.model.exact import ZERO
-from ...core.model.ids import Counters, id_key
+from ...core.model.ids import Counters, Ids, id_key
 from ...core.model.records import Balance, Fill
 from ...core.portfolio.recompute import fold
 from ...core.state.archive import Archive
@@ -133,10 +133,14 @@ class TakeOver:
         """Order id -> the venue's ids of its fills that are set aside: their money is in the books."""
         found: dict[str, set[str]] = {}
         for name, raw in taken.loaded.quarantine.items():
-            if name.startswith("trades:"):
+            if not name.startswith("trades:"):
+                continue
+            try:
                 value = msgspec.json.decode(raw, type=SetAside).bytes()
-                for fill in readable_fills({name: value} if value is not None else {}, ()):
-                    found.setdefault(fill.order_id, set()).add(fill.trade_id)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # `tbx verify` names it
+            for fill in readable_fills({name: value} if value is not None else {}, ()):
+                found.setdefault(fill.order_id, set()).add(fill.trade_id)
         return found
 
     def tell(self, taken: Taken, kernel: Kernel) -> None:
@@ -215,8 +219,7 @@ class TakeOver:
                 puts.append(("balances", entry.field, encode_record(balance)))
             elif entry.table == "positions" and (wallet, rest) in folded.positions:
                 position = folded.positions[wallet, rest]
-                counters.position += 1
-                position.position_id = f"POS_{counters.position:03d}"
+                position.position_id = Ids("", counters).position()
                 puts.append(("positions", entry.field, encode_record(position)))
         if wanted & {"meta:ids"} or any(table == "positions" for table, _, _ in puts):
             puts.append(("meta", "ids", encode_record(counters)))

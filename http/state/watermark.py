@@ -35,11 +35,8 @@ class Watermark:
 
     def lost(self, loaded: Loaded) -> str:
         """What Redis had acknowledged and no longer has, in words; empty where nothing is missing."""
-        try:
-            mark = msgspec.json.decode(self.path.read_bytes(), type=Mark)
-        except (OSError, msgspec.DecodeError):
-            return ""  # the first start, or a mark that was cut short: nothing can be told from it
-        if mark.journal_id != self.store.journal_id or mark.number <= loaded.number:
+        mark = self._read()
+        if mark is None or mark.journal_id != self.store.journal_id or mark.number <= loaded.number:
             return ""
         return (
             f"Redis came back with commit {loaded.number}, and had acknowledged {mark.number}: the last "
@@ -49,15 +46,19 @@ class Watermark:
     def check_there(self, loaded: Loaded) -> None:
         """Raises StoreError where Redis holds nothing and had acknowledged commits: a start would begin anew, and leave
         positions and live orders to nobody."""
-        try:
-            mark = msgspec.json.decode(self.path.read_bytes(), type=Mark)
-        except (OSError, msgspec.DecodeError):
-            return
-        if loaded.number == 0 and mark.number > 0:
+        mark = self._read()
+        if mark is not None and loaded.number == 0 and mark.number > 0:
             raise StoreError(
                 f"Redis holds no state of node {self.store.node!r}, and had acknowledged {mark.number} commits of it: "
                 f"its data was deleted or replaced. Restore a backup (tbx restore), or delete {self.path} to begin anew"
             )
+
+    def _read(self) -> Mark | None:
+        """None at the first start, or where it was cut short: nothing can be told from it."""
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=Mark)
+        except (OSError, msgspec.DecodeError):
+            return None
 
     def write(self, seq: int) -> None:
         """Keep how far it is now; `seq` of the last committed event."""
