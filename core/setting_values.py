@@ -210,6 +210,41 @@ def service_url(text: str) -> str | None:
     return text.rstrip("/")
 
 
+AUTO = "auto"
+AUTO_RISK_URL = "http://localhost:3003"
+
+
+def risk_url(text: str) -> str | None:
+    """As `service_url`, or `auto`."""
+    return AUTO if text.lower() == AUTO else service_url(text)
+
+
+def three_way(text: str) -> bool | None:
+    """true, false, or auto (None)."""
+    return None if text.lower() == AUTO else flag(text)
+
+
+def strategies(text: str) -> tuple[str, ...]:
+    """Names of strategies, each `module:Class` or an entry point's name, with `?key=value&...` behind it or not."""
+    found = tuple(part for part in (piece.strip() for piece in text.split(";")) if part)
+    if len(set(found)) != len(found):
+        raise ValueError("expected each strategy once")
+    return found
+
+
+def factor(least: str, most: str, example: str) -> Parser:
+    """A decimal from `least` to `most`."""
+    low, high = Decimal(least), Decimal(most)
+
+    def parse(text: str) -> Decimal:
+        value = decimal(text)
+        if not low <= value <= high:
+            raise ValueError(f"expected a number from {least} to {most}, {example}")
+        return value
+
+    return parse
+
+
 def venue_url(*schemes: str) -> Parser:
     """An endpoint of an exchange. Without TLS only on this machine: orders and keys would be readable on the way."""
     tls, plain = schemes

@@ -18,6 +18,8 @@ from .envfile import NAME as ENV_FILE
 from .envfile import read_env_file
 from .model.errors import SettingsError
 from .setting_values import (
+    AUTO,
+    AUTO_RISK_URL,
     LIVE_MARKETS,
     LIVE_VENUES,
     MASK,
@@ -29,6 +31,7 @@ from .setting_values import (
     api_keys,
     balance,
     choice,
+    factor,
     flag,
     host,
     hosts,
@@ -44,8 +47,11 @@ from .setting_values import (
     rate_limit,
     ratio,
     redis_url,
+    risk_url,
     secret,
     service_url,
+    strategies,
+    three_way,
     venue_url,
     whole,
 )
@@ -91,8 +97,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     binance_stream_url: str | None
     binance_pairs: tuple[str, ...]  # () for all
     core_service_url: str | None
-    risk_service_url: str | None
+    risk_service_url: str | None  # or "auto": `risk_url` is what is asked, `risk_relied_on` whether from the start
     ml_service_url: str | None
+    backtest_service_url: str | None
+    dashboard_service_url: str | None
+    dashboard_push: bool
+    risk_oversize: Literal["cut", "refuse"]
     default_order_timeout_ns: int
     max_slippage_percent: Decimal
     default_time_in_force: Literal["GTC", "IOC", "FOK"]
@@ -101,7 +111,26 @@ class Settings(Struct, frozen=True, kw_only=True):
     enable_risk_checks: bool
     max_position_size: Decimal
     max_daily_loss: Decimal
+    max_drawdown: Decimal
+    max_risk_per_trade: Decimal
+    max_daily_risk: Decimal
+    max_correlated_exposure: Decimal
+    order_rate_limit: int  # orders a second of one strategy; 0: none
+    price_collar_percent: Decimal
     stop_loss_enabled: bool
+    stop_loss_percent: Decimal
+    kelly_fraction: Decimal
+    target_volatility: Decimal
+    volatility_floor: Decimal
+    volatility_cap: Decimal
+    signal_max_age_ns: int
+    strategies: tuple[str, ...]
+    strategy_time_limit_ns: int
+    stream_commands: bool | None  # None: on paper only
+    trading_loop: bool
+    trading_loop_interval_ns: int
+    trading_loop_threshold: Decimal
+    trading_loop_technical_weight: Decimal
     initial_balance: Decimal
     base_currency: str
     position_update_interval_ns: int
@@ -121,6 +150,21 @@ class Settings(Struct, frozen=True, kw_only=True):
     def live(self) -> bool:
         """Whether orders may reach a real account."""
         return self.live_trading and not self.paper_trading
+
+    @property
+    def risk_url(self) -> str | None:
+        """Where the risk service is asked; None: nowhere."""
+        return AUTO_RISK_URL if self.risk_service_url == AUTO else self.risk_service_url
+
+    @property
+    def risk_relied_on(self) -> bool:
+        """Whether orders are cut by half while the risk service does not answer, though it never has."""
+        return self.risk_service_url not in (None, AUTO)
+
+    @property
+    def streams(self) -> bool:
+        """Whether commands are read from Redis Streams."""
+        return not self.live if self.stream_commands is None else self.stream_commands
 
     @property
     def loopback(self) -> bool:
@@ -210,8 +254,16 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
     )),
     ("Service URLs", (
         Setting("CORE_SERVICE_URL", "http://localhost:3000", service_url, "The core service, or none."),
-        Setting("RISK_SERVICE_URL", "http://localhost:3003", service_url, "The risk service, or none."),
+        Setting("RISK_SERVICE_URL", "auto", risk_url,
+                "The risk service, or none. While it does not answer, entries are halved; auto is "
+                f"{AUTO_RISK_URL}, and halves nothing before a risk service has answered there."),
         Setting("ML_SERVICE_URL", "http://localhost:3001", service_url, "The prediction service, or none."),
+        Setting("BACKTEST_SERVICE_URL", "http://localhost:3002", service_url, "The backtest service, or none."),
+        Setting("DASHBOARD_SERVICE_URL", "http://localhost:3005", service_url, "The dashboard, or none."),
+        Setting("DASHBOARD_PUSH", "false", flag,
+                "Send events to the dashboard (POST /api/events); it may as well read /ws."),
+        Setting("RISK_OVERSIZE", "cut", choice("cut", "refuse"),
+                "An entry larger than the risk service recommends is cut to that, or refused."),
     )),
     ("Order management", (
         Setting("DEFAULT_ORDER_TIMEOUT", "300000", milliseconds(0, 30 * 24 * 3_600_000),
@@ -233,8 +285,53 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
                 "Largest position, as a share of equity."),
         Setting("MAX_DAILY_LOSS", "0.05", ratio("0.05 for 5 %"),
                 "Loss of a day, as a share of equity, from which on only reducing orders are taken."),
+        Setting("MAX_DRAWDOWN", "0.2", ratio("0.2 for 20 %"),
+                "Drawdown from the peak of equity at which trading is HALTED, until a person lifts that."),
+        Setting("MAX_RISK_PER_TRADE", "0.02", ratio("0.02 for 2 %"),
+                "Most that an entry may lose at its stop, fees included, as a share of equity."),
+        Setting("MAX_DAILY_RISK", "0.06", ratio("0.06 for 6 %"),
+                "Most that today's realised loss and open entries at their stops may come to, as a share of equity."),
+        Setting("MAX_CORRELATED_EXPOSURE", "0.4", ratio("0.4 for 40 %"),
+                "Largest exposure to currencies that move together, as a share of equity."),
+        Setting("ORDER_RATE_LIMIT", "100", whole(0, 1_000_000, "orders a second"),
+                "Orders a second that one strategy may submit, and all without a strategy together; 0 for no limit."),
+        Setting("PRICE_COLLAR_PERCENT", "10", percent,
+                "How far beyond the mid price an order may be priced, in percent; stops a slip of the finger."),
         Setting("STOP_LOSS_ENABLED", "true", flag,
-                "Entries need a stop. Not enforced yet: it comes with the sizing of signals; give stopLoss yourself."),
+                "Entries need a stop: one without gets it, STOP_LOSS_PERCENT away."),
+        Setting("STOP_LOSS_PERCENT", "5", percent,
+                "Distance of a stop that is attached to an entry without one, in percent of its price."),
+    )),
+    ("Signals and sizing", (
+        Setting("KELLY_FRACTION", "0.5", ratio("0.5 for half Kelly"),
+                "Share of the Kelly fraction that is used."),
+        Setting("TARGET_VOLATILITY", "0.2", factor("0.001", "10", "0.2 for 20 % a year"),
+                "Volatility a year that volatility_adjusted sizes a position for."),
+        Setting("VOLATILITY_FLOOR", "0.1", factor("0.001", "10", "0.1 for 10 % a year"),
+                "Volatility a year below which none is believed."),
+        Setting("VOLATILITY_CAP", "1", factor("0.01", "10", "1 for all of the equity"),
+                "Most that volatility_adjusted gives a position before the other limits, as a share of equity."),
+        Setting("SIGNAL_MAX_AGE", "60000", milliseconds(0, 86_400_000),
+                "Milliseconds after its timestamp from which on a signal has expired; 0 for never.",
+                field="signal_max_age_ns"),
+    )),
+    ("Strategies", (
+        Setting("STRATEGIES", "", strategies,
+                "Strategies to run in this process, separated by ; - each module:Class or the name of an entry point "
+                "(group tbx.strategies), with ?key=value&key=value for its parameters."),
+        Setting("STRATEGY_TIME_LIMIT", "1000", milliseconds(10, 60_000),
+                "Milliseconds that one call of a strategy may take before the strategy is stopped.",
+                field="strategy_time_limit_ns"),
+        Setting("STREAM_COMMANDS", "auto", three_way,
+                "Whether commands are read from Redis Streams; auto: on paper only. Who reaches Redis can trade then."),
+        Setting("TRADING_LOOP", "false", flag,
+                "Run the automated loop: pairs and strategies from the core service, predictions from the ML service."),
+        Setting("TRADING_LOOP_INTERVAL", "30000", milliseconds(1_000, 3_600_000),
+                "Milliseconds between two cycles of the loop.", field="trading_loop_interval_ns"),
+        Setting("TRADING_LOOP_THRESHOLD", "0.3", ratio("0.3"),
+                "Least combined score, from 0 to 1, that the loop trades on."),
+        Setting("TRADING_LOOP_TECHNICAL_WEIGHT", "0.6", factor("0", "1", "0.6 for 60 %"),
+                "Weight of the technical score; the rest is the prediction's."),
     )),
     ("Portfolio management", (
         Setting("INITIAL_BALANCE", "50000", balance,
@@ -339,7 +436,7 @@ def _text_of(setting: Setting, environ: Mapping[str, str], in_file: Mapping[str,
 
 
 def _unset(setting: Setting) -> object:
-    return () if setting.name == "API_KEYS" else None
+    return () if setting.name in ("API_KEYS", "STRATEGIES") else None
 
 
 def _shown(setting: Setting, text: str, value: object = None) -> str:

@@ -22,6 +22,7 @@ KINDS: Final[Mapping[str, str]] = {
     "venue_contradicts": "an exchange does not know an order which it had accepted",
     "external_orders": "open orders on our account that are not of this service; they are left alone",
     "trading_limited": "the trading state is not ACTIVE",
+    "part_limited": "the trading state of an exchange, a pair or a strategy is not ACTIVE",
     "journal_damaged": "old entries of the journal cannot be read; a client that resumes there is told of a gap",
     "store_behind": "Redis came back at the start with less than had been acknowledged",
     "quarantined": "entries of the store that could not be read are set aside",
@@ -31,6 +32,9 @@ KINDS: Final[Mapping[str, str]] = {
     "folder_lost": "DATA_DIR was removed while the service runs",
     "lease_unsure": "whether this process is still the writer was not confirmed for too long: nothing is sent",
     "market_stale": "no book of an exchange is up to date",
+    "risk_service_away": "the risk service does not answer: entries are halved",
+    "strategy_stopped": "a strategy was stopped by its own fault; its orders were cancelled, what it holds is left",
+    "dashboard_behind": "the dashboard does not take events: some were dropped",
 }
 
 # While one of these holds, no new orders are taken: the service is not ready. With the others it is degraded, no more;
@@ -44,7 +48,7 @@ class Condition(msgspec.Struct, frozen=True, rename="camel"):
     """One degraded mode that holds; also the data of its events."""
 
     name: str
-    subject: str  # an exchange, a wallet, an order; empty where there is only one
+    subject: str  # an exchange, a wallet, an order, a scope of trading; empty where there is only one
     why: str
     since: int  # ms
 

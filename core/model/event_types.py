@@ -19,6 +19,10 @@ TYPES: Final[Mapping[str, frozenset[str]]] = {
     "trades": frozenset(("TradeExecuted",)),
     "positions": frozenset(("PositionOpened", "PositionChanged", "PositionClosed")),
     "portfolio": frozenset(("Deposited", "BalanceCorrected", "FeeValued", "FeeUnpriced")),
+    "signals": frozenset(
+        ("SignalExecuted", "SignalHeld", "SignalRejected", "DecisionMade", "StrategyStarted", "StrategyStopped")
+    ),
+    "risk": frozenset(("TradingStateChanged", "DeadManArmed", "DeadManDisarmed", "DeadManFired", "DrillDone")),
     "health": frozenset(
         (
             *("VenueConnected", "VenueDisconnected", "OddReport", "VenueContradiction"),

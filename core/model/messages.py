@@ -9,7 +9,23 @@ from typing import Any, Literal
 
 import msgspec
 
-from .records import Amend, Fill, OnSlippage, Order, OrderType, Role, Side, SignalData, TimeInForce, TriggerSource
+from .records import (
+    Amend,
+    Fill,
+    OnSlippage,
+    Order,
+    OrderType,
+    RiskValidation,
+    Role,
+    Side,
+    Signal,
+    SignalAction,
+    SignalData,
+    SizingMethod,
+    TimeInForce,
+    TradingLimit,
+    TriggerSource,
+)
 
 Reply = Callable[[Any], None]
 
@@ -23,6 +39,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[dict[str, str], ...] = ()
     order: Order | None = None
     retry_after_s: int | None = None
+    risk: RiskValidation | None = None  # of an order that is not even on record
+    signal_id: str | None = None  # of the rejected signal on record
 
 
 # --- commands ------------------------------------------------------------------------------------------------------
@@ -54,6 +72,11 @@ class SubmitOrder(msgspec.Struct, frozen=True, kw_only=True):
     signal_data: SignalData | None = None
     signal_id: str | None = None
     role: Role = "entry"
+    advice: "Advice | None" = None  # of the risk service, once it was asked; the quantity is cut to it already
+    # Called within the same input when the order is on record, or is refused: what belongs to it can share its commit.
+    on_decided: "Callable[[Order | Refusal], None] | None" = None
+    # Called after the wait for the risk service: the most that may be ordered now, as the market may have moved.
+    refit: "Callable[[], Decimal] | None" = None
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -63,6 +86,46 @@ class Submitted(msgspec.Struct, frozen=True):
     repeated: bool = False  # the same request was answered before
     estimated_cost: Decimal | None = None
     estimated_fees: Decimal | None = None
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """What the risk service said of an order, or that it said nothing."""
+
+    outcome: Literal["approved", "adjusted", "refused", "unavailable"]
+    requested: Decimal  # the quantity before it was cut
+    recommended: Decimal | None = None  # the largest quantity that it lets through; None where it said none
+    reason: str = ""
+
+
+class ExecuteSignal(msgspec.Struct, frozen=True, kw_only=True):
+    """A trading decision, validated for shape but not against the market; answered with a `Signalled` or a Refusal."""
+
+    pair: str
+    action: SignalAction
+    reply: Reply
+    confidence: Decimal | None = None  # 0..1
+    source: str | None = None
+    strategy: str | None = None
+    entry_price: Decimal | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    method: SizingMethod | None = None  # None: fixed_fraction
+    max_risk: Decimal | None = None  # share of equity; None: MAX_RISK_PER_TRADE
+    exchange: str | None = None
+    paper: bool | None = None
+    timestamp_ns: int | None = None  # when it was decided
+    expires_ns: int | None = None
+    client_signal_id: str | None = None
+    fingerprint: str = ""
+    metadata: str = ""  # JSON
+
+
+class Signalled(msgspec.Struct, frozen=True):
+    """The answer to ExecuteSignal: the signal as it is on record, and its orders, the entry first."""
+
+    signal: Signal
+    orders: tuple[Order, ...] = ()
+    repeated: bool = False
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +176,35 @@ class ClosePosition(msgspec.Struct, frozen=True, kw_only=True):
     quantity: Decimal | None = None  # None: all of it
     client_order_id: str | None = None
     fingerprint: str = ""
+    signal_data: SignalData | None = None  # who closes: a strategy's sale takes its own coins first
+    signal_id: str | None = None
+    on_decided: "Callable[[Order | Refusal], None] | None" = None  # as of SubmitOrder
+
+
+class SetTradingState(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's word on what may be traded; answered with the `TradingState` of the scope, or a Refusal."""
+
+    state: Literal["ACTIVE", "REDUCING", "HALTED", "FLATTEN"]
+    reply: Reply
+    scope: str = ""  # everything; or exchange:binance, pair:BTC_USDT, strategy:ma
+    reason: str = ""  # of every state but ACTIVE
+    by: str = ""  # the operator: the name of the API key
+
+
+class SetDeadMan(msgspec.Struct, frozen=True, kw_only=True):
+    """Arm the dead-man timer, or renew it; answered with the `DeadMan`, None once disarmed, or a Refusal."""
+
+    timeout_ns: int  # 0 disarms
+    reply: Reply
+    by: str = ""
+
+
+class RunDrill(msgspec.Struct, frozen=True, kw_only=True):
+    """Prove on paper that FLATTEN works; answered with a `DrillReport` or a Refusal."""
+
+    reply: Reply
+    pair: str | None = None  # None: the first with a fresh book
+    by: str = ""
 
 
 # --- to a venue (effects) and back ---------------------------------------------------------------------------------
@@ -391,6 +483,14 @@ class ReportMissing(msgspec.Struct, frozen=True, gc=False):
 class StoreStateChanged(msgspec.Struct, frozen=True, gc=False):
     up: bool
     reason: str
+
+
+class LimitChanged(msgspec.Struct, frozen=True):
+    """A limit of trading was set or changed; or it was lifted, and this is how it was."""
+
+    limit: TradingLimit
+    by: str
+    lifted: bool = False
 
 
 class Faulted(msgspec.Struct, frozen=True, gc=False):

@@ -8,10 +8,11 @@ import re
 from decimal import Decimal
 
 from .instruments import decimal_of
-from .records import Balance, Fill, Order, Position
+from .records import Balance, CommandMark, Fill, Order, Position, Signal, SubPosition, TradingLimit
 
 ORDER_ID = re.compile(r"ORD_[0-9]{8}_[0-9]+")
 FILL_ID = re.compile(r"FILL_[0-9]+")
+SIGNAL_ID = re.compile(r"SIG_[0-9]{8}_[0-9]+")
 
 
 def order_fault(field: str, order: Order) -> str:
@@ -53,6 +54,42 @@ def position_fault(field: str, position: Position) -> str:
         or _number_fault("cost", position.cost)
         or _number_fault("realised", position.realised)
     )
+
+
+def sub_position_key(sub: SubPosition) -> str:
+    """Read from its end: a strategy's name may hold a colon, wallets and pairs do not."""
+    return f"position:{sub.strategy}:{sub.wallet}:{sub.pair}"
+
+
+def sub_position_fault(field: str, sub: SubPosition) -> str:
+    if field != sub_position_key(sub):
+        return f"holds the sub-position {sub_position_key(sub)}"
+    return (
+        _number_fault("quantity", sub.quantity)
+        or _number_fault("cost", sub.cost)
+        or _number_fault("realised", sub.realised)
+    )
+
+
+def command_fault(field: str, mark: CommandMark) -> str:
+    return "" if field == f"command:{mark.command_id}" else f"holds the command {mark.command_id!r}"
+
+
+def limit_key(scope: str, name: str) -> str:
+    """Read from its end: a scope may hold a colon, a limit's name does not."""
+    return f"limit:{scope}:{name}"
+
+
+def limit_fault(field: str, limit: TradingLimit) -> str:
+    if field != limit_key(limit.scope, limit.name):
+        return f"holds the limit {limit_key(limit.scope, limit.name)}"
+    return ""
+
+
+def signal_fault(field: str, signal: Signal) -> str:
+    if field != signal.signal_id:
+        return f"holds the signal {signal.signal_id!r}"
+    return _id_fault(field, SIGNAL_ID, "SIG_20250101_001")
 
 
 def book_fault(field: str, exchange: str, pair: str, levels: list[tuple[str, str]]) -> str:

@@ -22,8 +22,23 @@ TimeInForce = Literal["GTC", "IOC", "FOK", "GTD"]
 Role = Literal["entry", "stop_loss", "take_profit", "close"]
 TriggerSource = Literal["bid_ask", "last"]
 OnSlippage = Literal["refuse", "reduce"]
-CheckName = Literal["tradingState", "balance", "positionSize", "dailyLoss"]
-CheckResult = Literal["approved", "rejected", "skipped"]
+CheckName = Literal[
+    "tradingState",
+    "instrumentRules",
+    "balance",
+    "positionSize",
+    "riskPerTrade",
+    "riskPerDay",
+    "dailyLoss",
+    "correlatedExposure",
+    "orderRate",
+    "priceCollar",
+    "riskService",
+]
+CheckResult = Literal["approved", "rejected", "adjusted", "skipped"]
+SignalAction = Literal["BUY", "SELL", "HOLD", "CLOSE"]
+SizingMethod = Literal["fixed_fraction", "volatility_adjusted", "kelly_criterion", "position"]
+SignalStatus = Literal["pending", "executed", "held", "rejected"]
 
 
 class State(Enum):
@@ -66,11 +81,21 @@ class RiskValidation(msgspec.Struct, frozen=True, rename="camel", omit_defaults=
     recommended_size: Decimal
     max_risk: Decimal  # in quote: the whole cost, which is what a gap through every stop would lose
     checks: tuple[Check, ...] = ()
+    fallback: bool = False  # the risk service did not answer: half of what was asked for was let through
+    adjusted_order: "AdjustedOrder | None" = None  # what the risk service made of it
 
     @property
     def refusal(self) -> str:
         """Why the first check that did not pass refuses; only of a report that did not pass."""
         return next(check for check in self.checks if not check.passed).explanation
+
+
+class AdjustedOrder(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What an order was cut to before it was sent, and from what."""
+
+    quantity: Decimal
+    requested_quantity: Decimal
+    reason: str
 
 
 class SignalData(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -204,6 +229,12 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         return self.wallet.startswith("paper.")
 
 
+def strategy_of(order: Order) -> str:
+    """Whose an order is; empty: no strategy's."""
+    signal = order.signal_data
+    return signal.strategy or "" if signal is not None else ""
+
+
 ENDED = frozenset({State.FILLED, State.CANCELLED, State.REJECTED, State.EXPIRED})
 
 
@@ -236,6 +267,7 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     fee_value: Decimal | None = None
     maker: bool = False
     timestamp_ns: int
+    strategy: str = ""  # of its order; empty: none
 
     @property
     def price(self) -> Decimal:
@@ -248,6 +280,95 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     @property
     def cost(self) -> Decimal:
         return self.price_ticks * self.qty_lots * self.tick * self.lot
+
+
+class Sizing(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, gc=False):
+    """How the quantity of a signal was found: the manual's `positionSizing`. Amounts are in base currency."""
+
+    recommended_size: Decimal  # what is ordered: on the instrument's grid
+    risk_amount: Decimal  # what the order loses at its stop, fees included
+    method: SizingMethod
+    risk_percent: Decimal  # that, as a share of equity: 0.019 is 1.9 %
+    raw_size: Decimal  # as the method gives it, before caps and rounding
+    cap: str | None = None  # which limit bound it, by its name; None: none
+    equity: Decimal
+    entry_price: Decimal  # that it was sized with, in quote
+    stop_price: Decimal | None = None
+    target_price: Decimal | None = None
+    volatility: float | None = None  # a year; of volatility_adjusted
+    kelly_fraction: Decimal | None = None  # f, before KELLY_FRACTION
+    win_probability: Decimal | None = None  # p that f was worked out with
+    detail: str | None = None  # in words, what is worth knowing
+
+
+class Signal(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A trading decision that came in, and what became of it; kept in table `signals`."""
+
+    signal_id: str
+    client_signal_id: str | None = None  # the caller's
+    fingerprint: str = ""  # of the request, so that a repeat can be told from another one with the same id
+    pair: str
+    action: SignalAction
+    exchange: str | None = None
+    confidence: Decimal | None = None
+    source: str | None = None
+    strategy: str | None = None
+    entry_price: Decimal | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    method: SizingMethod | None = None
+    max_risk: Decimal | None = None  # share of equity
+    metadata: str = ""  # JSON, as given
+    created_ns: int
+    updated_ns: int = 0
+    status: SignalStatus = "pending"
+    code: str | None = None  # why it was rejected
+    reason: str | None = None
+    order_ids: tuple[str, ...] = ()  # entry first, then its exits
+    sizing: Sizing | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class TradingLimit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why trading is limited, and where; kept in table `risk` where it survives a restart."""
+
+    name: str  # of the reason: operator, dailyLoss, drawdown, deadman, ...
+    scope: str = ""  # everything; or exchange:binance, pair:BTC_USDT, strategy:ma
+    state: Literal["REDUCING", "HALTED", "FLATTEN"]
+    why: str
+    by: str = ""  # who did it: the name of an API key, or empty for the service itself
+    since_ns: int
+
+
+class CommandMark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A command of the stream that has entered the core; kept in table `strategies` for those that no other record
+    tells of."""
+
+    command_id: str  # the sender's
+    asked: str  # type and body, so that a repeat can be told from another command with the same id
+    order_ids: tuple[str, ...] = ()  # that it was about
+    entered_ns: int
+    status: int = 0  # where it was refused after it had entered: how
+    code: str = ""
+    detail: str = ""
+
+
+class DeadMan(msgspec.Struct, frozen=True, kw_only=True):
+    """An armed dead-man timer: not renewed before its deadline, it stops trading; kept in table `risk`."""
+
+    deadline_ns: int
+    timeout_ns: int
+    by: str = ""  # who armed it: the name of an API key
+
+
+class Rebase(msgspec.Struct, frozen=True, kw_only=True):
+    """What losses were when a person lifted a loss limit: the next is counted from here; kept in table `risk`."""
+
+    day: int  # of `day_loss`: since 1970, UTC
+    day_loss: Decimal  # of that day, in base currency, when `dailyLoss` was last lifted
+    # What was left of the highest growth since `drawdown` was last lifted, at the last equity sample: 0.9 is 10 % down.
+    # A share, as the index that growth is counted in begins anew with the oldest sample that is kept. None: never was.
+    left: float | None = None
 
 
 class FaultMark(msgspec.Struct, frozen=True, rename="camel"):
@@ -288,6 +409,13 @@ class Position(msgspec.Struct, kw_only=True, omit_defaults=True):
     closed_count: int = 0  # round trips ended
     won_count: int = 0  # of those, with a profit
     trip_realised: Decimal = ZERO  # realised since the position was last opened
+
+
+class SubPosition(Position, kw_only=True, omit_defaults=True):
+    """What of a position is a strategy's: its own coins at its own average cost; kept in table `strategies`."""
+
+    position_id: str = ""  # has none
+    strategy: str = ""  # empty: the coins of no strategy
 
 
 class EquitySample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -128,6 +128,30 @@ class PerformanceView(msgspec.Struct, frozen=True, rename="camel"):
     win_rate: Decimal | None = None  # null until a position was closed
 
 
+class SubPositionView(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """What a strategy holds of a pair at an exchange, in the quote currency of the pair."""
+
+    pair: str
+    exchange: str
+    quantity: Decimal
+    average_price: Decimal  # that the strategy itself has paid
+    current_price: Decimal | None  # mid; null until the market has shown one
+    market_value: Decimal | None
+    unrealized_pnl: Decimal | None = msgspec.field(name="unrealizedPnL")
+    realised_pnl: Decimal = msgspec.field(name="realisedPnL")  # of all its trades of the pair, after fees
+    fees: dict[str, Decimal]  # of all its trades of the pair, as paid, by currency
+
+
+class SubLedgerView(msgspec.Struct, frozen=True, rename="camel"):
+    """What a strategy holds, and how its trades went."""
+
+    positions: list[SubPositionView]  # those that it holds anything of
+    closed: int  # round trips ended
+    won: int  # of those, with a profit
+    win_rate: Decimal | None  # in percent; null until one ended
+    realised_pnl: Decimal | None = msgspec.field(name="realisedPnL")  # of all pairs in base currency; null: no price
+
+
 class PortfolioView(msgspec.Struct, frozen=True, rename="camel"):
     """The answer to GET /api/portfolio."""
 
