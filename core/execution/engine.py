@@ -85,6 +85,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_slippage: Decimal  # fraction of the arrival mid
     paper: bool  # every order is paper
+    stop_distance: Decimal | None = None  # of the stop that an entry without one gets, as a fraction; None: none
 
 
 class Plan(msgspec.Struct, kw_only=True):
@@ -147,6 +148,7 @@ class ExecutionEngine:
         # The guard price in whole ticks: mid x (1 +- max_slippage) as a ratio of integers.
         part, whole = limits.max_slippage.as_integer_ratio()
         self._guard_buy, self._guard_sell, self._guard_whole = whole + part, max(0, whole - part), 2 * whole
+        self._below = None if limits.stop_distance is None else 1 - limits.stop_distance
         self.terms = {
             key: Terms(i, market.feed(*key), wallet_of(i, paper=False), wallet_of(i, paper=True))
             for key, i in instruments.items()
@@ -279,9 +281,34 @@ class ExecutionEngine:
         if not fresh:
             return self._not_now(instrument, away)
         self._price(terms, plan, request, twice_mid or 2 * (bid or ask), wrong)
+        if self._below is not None and plan.exit_stop_ticks is None and request.side == "buy" and not wrong:
+            self._attach_stop(terms, plan, wrong)
         if not wrong:
             self._check_against_market(terms, plan, request, wrong)
         return wrong.refusal() if wrong else plan
+
+    def attached_stop(self, terms: Terms, price: Decimal) -> int:
+        """Ticks of the stop that an entry at this price gets where it has none; 0 where none fits below it."""
+        assert self._below is not None, "stops are attached"
+        return int(price * self._below / terms.tick)
+
+    def _attach_stop(self, terms: Terms, plan: Plan, wrong: Wrong) -> None:
+        """An entry does not go out without a stop. One that could not be sold there is refused, not left bare."""
+        price = plan.reference_price
+        if price is None:
+            return
+        ticks = self.attached_stop(terms, price)
+        if ticks < terms.min_ticks:
+            wrong.add(
+                "stopLoss", "STOP_REQUIRED", "an entry needs a stop, and none fits below its price: give stopLoss"
+            )
+            return
+        plan.exit_stop_ticks = ticks
+        shown = plain(plan.instrument.price(ticks))
+        plan.warnings = (
+            *plan.warnings,
+            f"a stop at {shown} was attached: give stopLoss, or set STOP_LOSS_ENABLED=false",
+        )
 
     @staticmethod
     def away_refusal(exchange: str, away: str) -> Refusal:
@@ -392,7 +419,8 @@ class ExecutionEngine:
         if stop is not None and stop * terms.tick >= reference:
             wrong.add("stopLoss", "INVALID_STOP", f"the stop of a buy must be below its price of about {price}")
         elif stop is not None:
-            terms.check_cost("stopLoss", stop, plan.qty_lots, wrong, at_market=True)
+            field = "quantity" if request.stop_loss is None else "stopLoss"  # attached: what can be changed is the size
+            terms.check_cost(field, stop, plan.qty_lots, wrong, at_market=True)
         if target is not None and target * terms.tick <= reference:
             wrong.add(
                 "takeProfit", "INVALID_TAKE_PROFIT", f"the target of a buy must be above its price of about {price}"

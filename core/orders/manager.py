@@ -31,7 +31,8 @@ from ..model.messages import (
 )
 from ..model.records import Amend, Order, State, TimeInForce
 from ..portfolio.ledger import Ledger
-from ..risk.checks import Checks
+from ..risk.advice import Advising
+from ..risk.checks import Checks, source_of
 from .lifecycle import Step, advance
 from .registry import EVENT_OF_STATE, Orders
 from .triggers import Triggers
@@ -98,6 +99,7 @@ class OrderManager(Actor):
         checks: Checks,
         ledger: Ledger,
         triggers: Triggers,
+        advising: Advising,
         settings: OrderSettings,
     ) -> None:
         super().__init__(kernel)
@@ -107,6 +109,7 @@ class OrderManager(Actor):
         self.checks = checks
         self.ledger = ledger
         self.triggers = triggers
+        self.advising = advising
         self.settings = settings
         # Answers that wait for the venue's word on a cancel or an amend.
         self.waiting: dict[str, list[tuple[Request, Reply]]] = {}
@@ -143,30 +146,57 @@ class OrderManager(Actor):
     def submit(self, request: SubmitOrder) -> None:
         repeat = self._repeat(request)
         if repeat is not None:
+            self._decided(request, repeat)
             request.reply(repeat)
             return
-        if not self.kernel.store_up:
-            detail = f"orders cannot be made durable now: {self.kernel.store_why}"
-            request.reply(Refusal(code="STORE_UNAVAILABLE", detail=detail, status=503, retry_after_s=1))
-            return
         now_ns = self.clock.now_ns()
-        plan = self.engine.plan(request, now_ns)
+        refusal = self._too_early(request, now_ns)
+        plan = self.engine.plan(request, now_ns) if refusal is None else refusal
         if isinstance(plan, Refusal):
+            self._decided(request, plan)
             request.reply(plan)
             return
+        need = plan.need(request.side)
+        risk, refused = self.checks.run(request, plan, need)
+        if refused is None and self.advising.wanted(request):
+            self.advising.submit(request, plan)
+            return
         order = self._order_of(request, plan, now_ns)
-        need = plan.need(order.side)
-        order.risk, refused = self.checks.run(request, plan, need)
+        order.risk = risk
         if refused is not None:
-            self._reject(order, refused, request.reply)
+            self._reject(order, refused, request)
             return
         if plan.unfillable is not None:
             order.state, order.reason, order.code = State.EXPIRED, plan.unfillable, "FOK_UNFILLABLE"
             self.orders.add(order)
         else:
             self._open(order, plan, need)
+        self._decided(request, order)
         # A copy: until this is committed and told the order may have gone on, and a crash would take that back.
         self.answer(request.reply, Submitted(copy(order), False, plan.estimated_cost, plan.estimated_fees))
+
+    def _too_early(self, request: SubmitOrder, now_ns: int) -> Refusal | None:
+        """Why a request is not even planned; nothing of it goes on record."""
+        if not self.kernel.store_up:
+            detail = f"orders cannot be made durable now: {self.kernel.store_why}"
+            return Refusal(code="STORE_UNAVAILABLE", detail=detail, status=503, retry_after_s=1)
+        pending = self.advising.pending(request)
+        if pending is not None or request.role != "entry" or request.advice is not None:
+            return pending
+        rate = self.checks.rate
+        wait_ns = rate.take(source_of(request), now_ns)
+        if not wait_ns:
+            return None
+        who = f"strategy {source_of(request)!r}" if source_of(request) else "orders without a strategy"
+        detail = (
+            f"{who}: {rate.limit} orders a second are allowed (ORDER_RATE_LIMIT); again in {-(-wait_ns // MS_NS)} ms"
+        )
+        return Refusal(code="ORDER_RATE", detail=detail, status=429, retry_after_s=1)
+
+    @staticmethod
+    def _decided(request: SubmitOrder, outcome: Order | Refusal | Submitted) -> None:
+        if request.on_decided is not None:
+            request.on_decided(outcome.order if isinstance(outcome, Submitted) else outcome)
 
     def _repeat(self, request: SubmitOrder) -> Submitted | Refusal | None:
         """The answer to a request whose id was used before."""
@@ -222,19 +252,23 @@ class OrderManager(Actor):
             arrival_mid=plan.arrival_mid,
         )
 
-    def _reject(self, order: Order, code: str, reply: Reply) -> None:
+    def _reject(self, order: Order, code: str, request: SubmitOrder) -> None:
         assert order.risk is not None
         order.state, order.code, order.reason = State.REJECTED, code, order.risk.refusal
         self.orders.add(order)
-        self.answer(reply, Refusal(code=code, detail=order.reason, order=order))
+        refusal = Refusal(code=code, detail=order.reason, order=order)
+        self._decided(request, refusal)
+        self.answer(request.reply, refusal)
 
     def _open(self, order: Order, plan: Plan, need: Decimal) -> None:
+        legs = self._legs(order, plan)
         if order.stop_ticks is not None:
             self.orders.add(order)
+            for leg in legs:
+                self.orders.add(leg)
             self.triggers.arm(order)
             self._watch_deadline(order)
             return
-        legs = self._legs(order, plan)
         order.state = State.SENT
         self.stamp(order, order.qty_lots)
         self._place(order)  # first: with DURABILITY=behind it leaves now, and the rest does not keep it waiting
@@ -301,7 +335,11 @@ class OrderManager(Actor):
         return need
 
     def more_refusal(self, order: Order, more: Decimal) -> Refusal | None:
-        """Why an order may not reserve more: the wallet does not hold it, or the position would be too large."""
+        """Why an order may not reserve more: trading is limited, the wallet does not hold it, or a limit stops the
+        position from growing."""
+        limited = self.checks.state_refusal(order)
+        if limited is not None:
+            return Refusal(code="TRADING_LIMITED", detail=limited)
         currency = order.quote if order.side == "buy" else order.base
         there = self.ledger.available(order.wallet, currency)
         if more > there:
@@ -370,7 +408,7 @@ class OrderManager(Actor):
         if order.side == "buy" and order.price_ticks is None and order.guard_ticks is None:
             order.guard_ticks = self._guard_price(order)
         need = reservation(order, instrument) - order.reserved
-        refused = self.more_refusal(order, need) if need > 0 else None
+        refused = self.more_refusal(order, max(ZERO, need)) if need > 0 or order.side == "buy" else None
         if refused is not None:
             self.refuse(order, refused.detail, refused.code, now_ns)
             return False

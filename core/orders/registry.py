@@ -5,7 +5,7 @@ not ended; `open_count` counts those of them that have been sent; a change that 
 `add_fill` is not committed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -37,6 +37,10 @@ FEW_FILLS = 16  # so many are looked through one by one
 FILL_WORDS = ("order_id", "exchange", "pair", "wallet", "tick", "lot", "fee_currency")
 
 
+def _note_nothing(_: Order) -> None:
+    """Nobody adds up what is at risk."""
+
+
 class Orders:
     """The orders and fills of this node that have not left for the archive."""
 
@@ -56,6 +60,9 @@ class Orders:
         self._buying: dict[tuple[str, str], Decimal] = {}
         self._sent: set[str] = set()  # ids of open orders that have been sent
         self._sent_count: dict[tuple[str, str], int] = {}  # by wallet and pair
+        # Told of each change of an entry with a stop, of its stop, and of what its exits cover.
+        self.on_protection: Callable[[Order], None] = _note_nothing
+        self.reserved_hooks: list[Callable[[Order], None]] = []  # told of each change of what an open buy reserves
 
     # --- reading
 
@@ -86,6 +93,8 @@ class Orders:
         if order.side == "buy" and change:
             key = (order.wallet, order.pair)
             self._buying[key] = self._buying.get(key, ZERO) + change
+            for hook in self.reserved_hooks:
+                hook(order)
 
     def get(self, order_id: str) -> Order | None:
         return self.orders.get(order_id)
@@ -175,6 +184,8 @@ class Orders:
             self.ids.dirty = False
             outbox.put("meta", "ids", self.ids.counters)
         outbox.event("orders", kind, order_update(order))
+        if order.stop_loss_id is not None or order.role == "stop_loss":
+            self.on_protection(order)
         if ended:
             self.kernel.bus.publish(OrderEnded(order, kind))
 
