@@ -13,6 +13,7 @@ from ..model.exact import ZERO, plain
 from ..model.instruments import OffGrid
 from ..model.messages import ClosePosition, Refusal, SubmitOrder
 from ..model.records import Position
+from ..portfolio.valuation import is_paper
 from .manager import OrderManager
 
 # An open position by its id; None when there is none.
@@ -33,7 +34,7 @@ class Closing(Actor):
     def close(self, request: ClosePosition, *, back: bool = False) -> None:
         """`back`: exits that venues watch were asked back for this."""
         if request.client_order_id is not None and self.manager.orders.by_client_id(request.client_order_id):
-            self._submit(request, "", "", ZERO)  # a repeat: answered from what is on record
+            self._submit(request, "", "", ZERO, paper=False)  # a repeat: answered from what is on record
             return
         position = self.find(request.position_id)
         if position is None or not position.quantity:
@@ -67,7 +68,8 @@ class Closing(Actor):
             )
             request.reply(Refusal(code="BELOW_MIN_QUANTITY", detail=detail))
             return
-        self._submit(request, position.exchange, position.pair, instrument.quantity(lots))
+        paper = is_paper(position.wallet)
+        self._submit(request, position.exchange, position.pair, instrument.quantity(lots), paper=paper)
 
     def _asks_back(self, request: ClosePosition, position: Position, there: Decimal, back: bool) -> bool:
         """Whether exits at the venue hold what is to be sold: they come back first, and shrink with the sale."""
@@ -84,7 +86,7 @@ class Closing(Actor):
             manager.recall(exits, f"{position.position_id} is to be closed", partial(self.close, request, back=True))
         return True
 
-    def _submit(self, request: ClosePosition, exchange: str, pair: str, quantity: Decimal) -> None:
+    def _submit(self, request: ClosePosition, exchange: str, pair: str, quantity: Decimal, *, paper: bool) -> None:
         self.bus.publish(
             SubmitOrder(
                 pair=pair,
@@ -92,9 +94,13 @@ class Closing(Actor):
                 type="market",
                 quantity=quantity,
                 exchange=exchange,
+                paper=True if paper else None,  # a paper position is never sold for real
                 role="close",
                 reply=request.reply,
                 client_order_id=request.client_order_id,
                 fingerprint=request.fingerprint,
+                signal_data=request.signal_data,
+                signal_id=request.signal_id,
+                on_decided=request.on_decided,
             )
         )
