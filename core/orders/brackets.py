@@ -12,6 +12,9 @@ Always true here: within the commit of a fill its lots are covered (`protected` 
 cover more than the wallet holds; one ends only when it has sold, was taken back, or nothing is left to sell.
 """
 
+from collections.abc import Callable
+from decimal import Decimal
+
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.clock import MS_NS, SECOND_NS
@@ -19,7 +22,7 @@ from ..kernel.kernel import Kernel
 from ..model.exact import ZERO
 from ..model.instruments import Instrument
 from ..model.messages import ExitReturned, ExitUnsold, OrderEnded, OrderFilled, ReportMissing, TriggerReached
-from ..model.records import Fill, Order, State
+from ..model.records import Fill, Order, State, strategy_of
 from .lifecycle import Step
 from .manager import OrderManager
 from .native_exits import NativeExits, sibling
@@ -38,6 +41,8 @@ class Brackets(Actor):
         self.triggers = manager.triggers
         self.ledger = manager.ledger
         self.native = NativeExits(manager, self._arm_again)
+        # The coins of a strategy, by its name, wallet and pair; set by who keeps them.
+        self.owned: Callable[[str, str, str], Decimal] | None = None
 
     def handles(self) -> dict[type, Handler]:
         return {
@@ -95,6 +100,7 @@ class Brackets(Actor):
     def _protect(self, entry: Order, lots: int) -> None:
         entry.protected = lots * entry.lot
         self.outbox.put("orders", entry.order_id, entry)
+        self.orders.on_protection(entry)
 
     # --- the entry trades
 
@@ -164,7 +170,9 @@ class Brackets(Actor):
                 self.orders.changed(other, "OrderSized", self.clock.now_ns())
 
     def _shrink_to_wallet(self, sold: Order) -> None:
-        """Shrink pending exits of this wallet and pair to the coins that are left, the newest first to go."""
+        """Shrink pending exits of this wallet and pair to the coins that are left: first to go are those of the
+        strategy that sold, then those of none, of these the newest. So a sale leaves the exits of other strategies
+        whole; and those of the strategy that sold cover what it still owns, lest they sell somebody else's coins."""
         exits = [
             order
             for order in self.orders.open.values()
@@ -175,16 +183,22 @@ class Brackets(Actor):
             and order.parent_id != sold.parent_id
             and self._covers(order)
         ]
+        seller = strategy_of(sold)
+        exits.sort(key=lambda leg: _first_to_go(strategy_of(leg), seller))
         there = 0
         if exits:  # those at the venue have their own
             there = self._in_wallet(sold) - int(self.native.locked(sold.wallet, sold.base) / sold.lot)
+        own = there
+        if exits and seller and self.owned is not None:
+            own = self._instrument(sold).floor_lots(self.owned(seller, sold.wallet, sold.pair))
         now_ns = self.clock.now_ns()
         covered: dict[str, int] = {}  # by entry: its two exits cover the same lots
         for leg in exits:
             assert leg.parent_id is not None
             if leg.parent_id not in covered:
-                covered[leg.parent_id] = min(leg.qty_lots, there)
-                there -= covered[leg.parent_id]
+                of_seller = bool(seller) and strategy_of(leg) == seller
+                lots = covered[leg.parent_id] = min(leg.qty_lots, there, own if of_seller else there)
+                there, own = there - lots, own - lots if of_seller else own
             self._shrink(leg, covered[leg.parent_id], now_ns)
 
     def _shrink(self, leg: Order, lots: int, now_ns: int) -> None:
@@ -349,6 +363,11 @@ class Brackets(Actor):
         leg.qty_lots = lots
         self.triggers.arm(leg)
         self.orders.changed(leg, "OrderSized", now_ns)
+
+
+def _first_to_go(owner: str, seller: str) -> int:
+    """As the sub-ledgers give coins: the seller's own first, then those of no strategy."""
+    return 2 if owner == seller else 1 if not owner else 0
 
 
 def _nothing() -> None:

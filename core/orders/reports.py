@@ -29,7 +29,7 @@ from ..model.messages import (
     VenueRejected,
     VenueRequestFailed,
 )
-from ..model.records import Fill, Order, Side, State
+from ..model.records import Fill, Order, Side, State, strategy_of
 from .lifecycle import Step, advance
 from .manager import OrderManager, Request
 from .native_exits import sells_at_venue
@@ -220,6 +220,7 @@ class Reports(Actor):
             fee_currency=message.fee_currency,
             maker=message.maker,
             timestamp_ns=message.timestamp_ns,
+            strategy=strategy_of(order),
         )
         if unrecorded:
             self.orders.unrecorded[order.order_id] -= fill.qty_lots

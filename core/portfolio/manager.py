@@ -81,6 +81,14 @@ class DayOpen(msgspec.Struct, frozen=True):
     pnl: dict[str, Decimal]  # by wallet:pair, in quote: quantity x price - cost + realised
 
 
+class DayRealised(msgspec.Struct, frozen=True, kw_only=True):
+    """What trades have earned on a UTC day, fees paid, in base currency: key `dayRisk` of table `risk`."""
+
+    day: int  # since 1970
+    paper: Decimal = ZERO
+    live: Decimal = ZERO
+
+
 class PortfolioManager(Actor):
     """Ledger, positions and their worth; reads prices through `mid(exchange, pair)`.
 
@@ -122,12 +130,14 @@ class PortfolioManager(Actor):
         # until the next look at prices
         self._dirty: set[Market] = set()
         self._next_refresh_ns = 0
+        self.looks = 0  # how often new prices were taken: as long as this stands still no mark and no rate moves
         # until the next sample
         self._flow = ZERO
         self._flows: list[Deposit] = []  # not valued yet, as their currency has no price
         # until the end of the UTC day
         self._day = 0
         self._day_ends_ns = 0
+        self._realised = {True: ZERO, False: ZERO}  # by paper
         self._without_day_open: set[Held] = set()
 
     def handles(self) -> dict[type, Handler]:
@@ -145,6 +155,7 @@ class PortfolioManager(Actor):
         samples: Iterable[EquitySample],
         reserved: Iterable[tuple[str, str, Decimal]],
         day_open: DayOpen | None = None,
+        day_realised: DayRealised | None = None,
     ) -> None:
         """Take back what was committed; `reserved` from `reservations()` of the open orders, `samples` oldest first.
 
@@ -155,6 +166,8 @@ class PortfolioManager(Actor):
         self.ledger.restore(balances, reserved)
         for sample in samples:
             self.performance.add(sample)
+        if day_realised is not None and day_realised.day == self._day:
+            self._realised = {True: day_realised.paper, False: day_realised.live}
         known = day_open.pnl if day_open is not None and day_open.day == self._day else {}
         for position in sorted(positions, key=_opening):
             held = self._add(position)
@@ -205,6 +218,7 @@ class PortfolioManager(Actor):
         if not position.updated_ns:
             return  # deposited coins were sold; there never was a position
         self.outbox.put("positions", held.key, position)
+        self._count_realised(held, position.realised - realised)
         if kind == "PositionOpened":
             held.day_open = realised
         elif kind == "PositionClosed":
@@ -213,6 +227,12 @@ class PortfolioManager(Actor):
         self.statement.touch(held)
         if kind is not None:
             self.outbox.event("positions", kind, self.statement.update(held))
+
+    def _count_realised(self, held: Held, earned: Decimal) -> None:
+        rate = held.quote_rate.value
+        if earned and rate is not None:
+            self._realised[held.paper] += worth(earned, rate)
+            self.outbox.put("risk", "dayRisk", self.day_realised_record())
 
     def _settle(self, fill: Fill, held: Held, reserved_change: Decimal) -> None:
         """Move the money."""
@@ -307,6 +327,7 @@ class PortfolioManager(Actor):
         if now_ns < self._day_ends_ns:
             return
         self._enter_day(now_ns)
+        self._realised = {True: ZERO, False: ZERO}
         self._without_day_open = set(self.statement.open.values())
         for held in self._without_day_open:
             held.day_open = None
@@ -336,6 +357,7 @@ class PortfolioManager(Actor):
     def _refresh(self, now_ns: int) -> None:
         """Take the new prices of the markets whose books changed."""
         self._next_refresh_ns = now_ns + self.REVALUE_NS
+        self.looks += 1
         self.valuation.follow()
         dirty, self._dirty = self._dirty, set()
         rates = self.rates
@@ -384,6 +406,20 @@ class PortfolioManager(Actor):
         """Of the sampled side, in base currency: equity now - equity before 00:00 UTC - deposits since."""
         equity = self.equity(self.paper)
         return self.performance.day_pnl(equity, self._flow, self.clock.now_ns())
+
+    def growth(self) -> tuple[float, float]:
+        """Of the sampled side: what one unit of money has become, deposits and withdrawals aside, and its peak."""
+        equity = self.equity(self.paper)
+        return self.performance.growth(equity, self._flow_now())
+
+    def lost_today(self, paper: bool) -> Decimal:
+        """What the trades of this UTC day have lost in all, fees included, in base currency; 0 where they earned."""
+        if self.clock.now_ns() >= self._day_ends_ns:
+            self._roll(self.clock.now_ns())
+        return max(ZERO, -self._realised[paper])
+
+    def day_realised_record(self) -> DayRealised:
+        return DayRealised(day=self._day, paper=self._realised[True], live=self._realised[False])
 
     def position_value(self, wallet: str, pair: str) -> Decimal:
         """A position's worth in base currency; at its cost while the market has no price, never silently nothing."""

@@ -124,6 +124,16 @@ class Performance:
             return equity - flow - last.equity
         return equity - flow - self._day_flow - self._day_equity
 
+    @property
+    def index(self) -> float:
+        """At the last sample."""
+        return self._index
+
+    def growth(self, equity: Decimal, flow: Decimal) -> tuple[float, float]:
+        """The index with the present equity as if it were a sample, and its highest so far."""
+        index = self._index_at(equity, flow)
+        return index, max(self._peak, index)
+
     def view(self, equity: Decimal, flow: Decimal, now_ns: int, closed: int, won: int) -> PerformanceView:
         """The block of the API, with the present equity as if it were a sample."""
         win_rate = percent(Decimal(won), Decimal(closed)) if closed else None

@@ -18,6 +18,7 @@ counts as closed, and the dust keeps its cost and goes into the next position of
 
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import NamedTuple
 
 from ..model.exact import ZERO
 from ..model.records import Fill, Position
@@ -39,26 +40,32 @@ def apply_fill(
     `lot` is the least that can be sold. `new_id` names a position that opens. A fee in a third currency costs what it
     was worth, `fill.fee_value`; nothing where that is not known.
     """
+    if fill.side == "sell":
+        sale = sale_of(position.quantity, fill, base, quote)
+        return None if sale is None else apply_sale(position, fill, sale, fill.fee, lot)
     was_open = is_open(position, lot)
-    touched = True
-    if fill.side == "buy":
-        quantity, cost, earned = _bought(fill, base, quote)
-        if not was_open and position.quantity + quantity >= lot:
-            position.position_id = new_id()
-            position.open_ns = fill.timestamp_ns
-            position.trip_realised = ZERO
-        position.quantity += quantity
-        position.cost += cost
-    else:
-        touched = position.quantity > 0
-        earned = _sold(position, fill, base, quote)
-    if not touched:
-        return None
+    quantity, cost, earned = _bought(fill, base, quote)
+    if not was_open and position.quantity + quantity >= lot:
+        position.position_id = new_id()
+        position.open_ns = fill.timestamp_ns
+        position.trip_realised = ZERO
+    position.quantity += quantity
+    position.cost += cost
+    return _booked(position, fill, earned, fill.fee, was_open, lot)
+
+
+def apply_sale(position: Position, fill: Fill, sale: "Sale", fee: Decimal, lot: Decimal) -> str | None:
+    """Book a sale, or a part of one, with its share of the fee; returns as `apply_fill`."""
+    was_open = is_open(position, lot)
+    return _booked(position, fill, _take(position, fill.price, sale), fee, was_open, lot)
+
+
+def _booked(position: Position, fill: Fill, earned: Decimal, fee: Decimal, was_open: bool, lot: Decimal) -> str | None:
     position.realised += earned
     position.trip_realised += earned
     position.updated_ns = fill.timestamp_ns
-    if fill.fee:
-        position.fees[fill.fee_currency] = position.fees.get(fill.fee_currency, ZERO) + fill.fee
+    if fee:
+        position.fees[fill.fee_currency] = position.fees.get(fill.fee_currency, ZERO) + fee
     return _event(position, was_open, is_open(position, lot))
 
 
@@ -86,9 +93,19 @@ def _bought(fill: Fill, base: str, quote: str) -> tuple[Decimal, Decimal, Decima
     return quantity, quantity * price, -(fill.fee if fill.fee_currency == quote else fill.fee_value or ZERO)
 
 
-def _sold(position: Position, fill: Fill, base: str, quote: str) -> Decimal:
-    """Take what was sold out of the position; returns what is realised."""
-    held, quantity, price = position.quantity, fill.quantity, fill.price
+class Sale(NamedTuple):
+    """What a sale takes from coins that have a cost."""
+
+    sold: Decimal  # coins that were paid for
+    gone: Decimal  # those, and what a fee in base took with them
+    paid: Decimal  # of the fee, in quote
+
+
+def sale_of(held: Decimal, fill: Fill, base: str, quote: str) -> Sale | None:
+    """What a fill that sells takes from the coins that are held; None where there are none of them."""
+    if held <= 0:
+        return None
+    quantity = fill.quantity
     sold = quantity if quantity <= held else held
     gone, paid = sold, ZERO
     if fill.fee_currency == quote:
@@ -98,10 +115,16 @@ def _sold(position: Position, fill: Fill, base: str, quote: str) -> Decimal:
     elif fill.fee > 0:
         gone = min(held, sold + fill.fee)
     else:
-        paid = fill.fee * price  # coins given back by the venue are no part of the position
+        paid = fill.fee * fill.price  # coins given back by the venue are no part of the position
     if sold != quantity:
         paid = (paid * sold / quantity).quantize(EIGHTEEN, ROUND_HALF_EVEN)
+    return Sale(sold, gone, paid)
+
+
+def _take(position: Position, price: Decimal, sale: Sale) -> Decimal:
+    """Take what was sold out of the position; returns what is realised."""
+    held, gone = position.quantity, sale.gone
     share = position.cost if gone == held else (position.cost * gone / held).quantize(EIGHTEEN, ROUND_HALF_EVEN)
     position.quantity = held - gone
     position.cost -= share
-    return price * sold - share - paid
+    return price * sale.sold - share - sale.paid

@@ -3,7 +3,7 @@
 What the manager keeps incrementally must equal this at any time; a test says so, and so can a person with the journal.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 
 import msgspec
@@ -15,6 +15,7 @@ from ..model.records import Fill, Position
 from .ledger import Account
 from .positions import apply_fill, is_open
 from .rates import Market, Mid, Rates
+from .subpositions import Shares, apply_by_strategy
 from .valuation import exchange_of, is_paper, worth
 
 
@@ -90,3 +91,15 @@ def fold(fills: Iterable[Fill]) -> Folded:
         apply_fill(position, fill, base=base, quote=quote, lot=fill.lot, new_id=str)
     # Coins that were deposited and sold never made a position.
     return Folded(moves, {key: position for key, position in positions.items() if position.updated_ns})
+
+
+def fold_by_strategy(
+    fills: Iterable[Fill], strategy_of: Callable[[Fill], str] = lambda fill: fill.strategy
+) -> dict[tuple[str, str], Shares]:
+    """Whose the positions are, by wallet and pair, from the same fills in the same order as `fold`."""
+    found: dict[tuple[str, str], Shares] = {}
+    for fill in fills:
+        base, _, quote = fill.pair.rpartition("_")
+        shares = found.setdefault((fill.wallet, fill.pair), {})
+        apply_by_strategy(shares, fill, strategy_of(fill), base=base, quote=quote)
+    return {where: shares for where, shares in found.items() if shares}

@@ -30,7 +30,9 @@ from .quarantine import STREAMS, Raw, as_text
 from .snapshot import HASHES, Snapshot
 from .store import SCHEMA
 
-FORMAT = 1
+# 2: with table `strategies`, which a version that reads format 1 would leave out.
+FORMAT = 2
+NOT_IN = {1: {"strategies"}}  # tables that came after a format
 MANIFEST = "manifest.json"
 ARCHIVE = "archive.sqlite3"
 COPY_BYTES = 1 << 20
@@ -199,7 +201,8 @@ def _manifest(path: Path, packed: zipfile.ZipFile) -> Manifest:
             f"{path} was written by tbx {manifest.version} (format {manifest.format}, schema {manifest.schema}); this "
             f"version reads up to format {FORMAT}, schema {SCHEMA}: run the newer one"
         )
-    missing = {f"{name}.jsonl" for name in (*HASHES, *STREAMS)} - manifest.sha256.keys()
+    wanted = {*HASHES, *STREAMS} - NOT_IN.get(manifest.format, set())
+    missing = {f"{name}.jsonl" for name in wanted} - manifest.sha256.keys()
     if missing:
         raise StoreCorrupt(str(path), f"its manifest does not name {', '.join(sorted(missing))}")
     return manifest
@@ -225,6 +228,9 @@ def _snapshot(path: Path, packed: zipfile.ZipFile, manifest: Manifest) -> Snapsh
     tables: dict[str, dict[str, bytes]] = {}
     streams: dict[str, list[Entry]] = {}
     for table in HASHES:
+        if table in NOT_IN.get(manifest.format, set()):
+            tables[table] = {}
+            continue
         rows = _lines(path, packed, f"{table}.jsonl", manifest)
         tables[table] = {_bytes(field).decode(errors="surrogateescape"): _bytes(value) for field, value in rows}
     for stream in STREAMS:

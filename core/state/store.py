@@ -25,10 +25,13 @@ __all__ = ["Batch", "Loaded", "Store"]
 SCHEMA = 2
 REDIS_VERSION_MIN = (6, 2)
 
-TABLES = ("orders", "trades", "positions", "balances", "algos", "signals", "risk", "books")
+TABLES = ("orders", "trades", "positions", "balances", "algos", "signals", "risk", "strategies", "books")
 # What was set aside (`quarantine.py`) is no part of the state, and stays.
 KINDS = dict.fromkeys((*TABLES, "meta", "quarantine"), b"hash") | {"journal": b"stream", "equity": b"stream"}
 KINDS |= {"lease": b"string", "heartbeat": b"string"}
+# Of strategies elsewhere: no part of the state, and there before it where a sender was quicker than the first start.
+EXCHANGED = ("commands", "answers")
+KINDS |= dict.fromkeys(EXCHANGED, b"stream")
 
 # There while a restore replaces the state: which file it is of.
 RESTORING = "restoring"
@@ -337,8 +340,8 @@ class Store:
             reason = f"a restore of {unfinished.decode(errors='replace')} was not finished: run `tbx restore` once more"
             raise StoreCorrupt(self.key(RESTORING), f"{reason}, with --replace")
         if found["meta"] == b"none":
-            leased = ("lease", "heartbeat")
-            others = [self.key(name) for name, kind in found.items() if kind != b"none" and name not in leased]
+            before = ("lease", "heartbeat", *EXCHANGED)
+            others = [self.key(name) for name, kind in found.items() if kind != b"none" and name not in before]
             if others:
                 raise StoreCorrupt(self.key("meta"), f"is missing, yet {others[0]} exists; restore both or delete both")
             return

@@ -15,9 +15,10 @@ from ...core.model.exact import ZERO, plain
 from ...core.model.ids import id_key
 from ...core.model.order_views import order_update
 from ...core.model.record_checks import fill_fault, order_fault
-from ...core.model.records import Balance, Fill, Order, State
+from ...core.model.records import Balance, Fill, Order, Position, State
 from ...core.portfolio.ledger import reservations
-from ...core.portfolio.recompute import booked, fold
+from ...core.portfolio.recompute import booked, fold, fold_by_strategy
+from ...core.portfolio.subpositions import NOBODY, Shares, adds_up
 from ...core.state.archive import Archive
 from ...core.state.journal import Scan, fields_of, read
 from ...core.state.migrations import migrate
@@ -25,6 +26,7 @@ from ...core.state.quarantine import SetAside, shown
 from ...core.state.snapshot import Snapshot
 from ...core.state.store import SCHEMA, TABLES, Loaded
 from .loading import Held, examine
+from .subledgers import SECOND, Where, shares_of, strategies_of
 
 Account = tuple[str, str]  # wallet, currency
 DROPPED = b'"name":"events_dropped"'  # of the condition, as it is told
@@ -127,6 +129,8 @@ class Audit:
         self._ids()
         self._orders_by_fills()
         self._money()
+        self._sub_ledgers()
+        self._signals()
         self._states()
         self._journal()
         snapshot = self.snapshot
@@ -165,7 +169,7 @@ class Audit:
                 continue
             self.quarantined[shown(name)] = aside.reason
             value = aside.bytes()
-            if name.startswith("trades:") and value is not None and "a second time" not in aside.reason:
+            if name.startswith("trades:") and value is not None and SECOND not in aside.reason:
                 self._aside += _readable(value)
         held.fills.sort(key=lambda fill: id_key(fill.fill_id))
         return held
@@ -292,11 +296,62 @@ class Audit:
             if made is None or found_position is None:
                 positions.differs(key, "none" if made is None else "a position", "none" if made else "a position")
                 continue
-            for name in ("quantity", "cost", "realised", "closed_count", "won_count"):
-                if getattr(made, name) != getattr(found_position, name):
-                    positions.differs(f"{key} {name}", getattr(made, name), getattr(found_position, name))
-            if _nonzero(made.fees) != _nonzero(found_position.fees):
-                positions.differs(f"{key} fees", _nonzero(made.fees), _nonzero(found_position.fees))
+            _compare(positions, key, made, found_position)
+
+    def _sub_ledgers(self) -> None:
+        """Each by the fills of its strategy; where the fills do not make the position, only their sum."""
+        check = self._check("sub-ledgers are what fills made them, and sum to the positions")
+        kept = shares_of(self.held)
+        positions = {(position.wallet, position.pair): position for position in self.held.positions}
+        if positions and not kept:
+            self.notes.append("there are no sub-ledgers: the next start makes them from the fills")
+            return
+        strategies = strategies_of(self._every_order())
+        made = fold_by_strategy(self._every_fill(), lambda fill: fill.strategy or strategies.get(fill.order_id, NOBODY))
+        for where in sorted(positions.keys() | kept.keys()):
+            position, shares = positions.get(where), kept.get(where, {})
+            key = self._key("positions", ":".join(where))
+            check.compared += 1
+            if position is None:
+                check.differs(key, "the position of its sub-positions", "none")
+            elif not adds_up(position, shares):
+                held = plain(sum((share.quantity for share in shares.values()), ZERO))
+                check.differs(
+                    key, f"sub-positions that sum to {plain(position.quantity)}", f"{held}, or other earnings"
+                )
+            elif adds_up(position, made.get(where, {})):
+                self._by_strategy(check, where, made.get(where, {}), shares)
+
+    def _by_strategy(self, check: Check, where: Where, made: Shares, kept: Shares) -> None:
+        for strategy in sorted(made.keys() | kept.keys()):
+            key = self._key("strategies", f"position:{strategy}:{':'.join(where)}")
+            check.compared += 1
+            expected, found = made.get(strategy), kept.get(strategy)
+            if expected is None or found is None:
+                check.differs(key, "none" if expected is None else "a sub-position", "none" if expected else "one")
+            else:
+                _compare(check, key, expected, found)
+
+    # --- signals
+
+    def _signals(self) -> None:
+        """Only the last signals are kept: an order may name one that was before them."""
+        check = self._check("signals and their orders name each other")
+        orders = {order.order_id for order in self._every_order()}
+        signals = {signal.signal_id for signal in self.held.signals}
+        for signal in self.held.signals:
+            for order_id in signal.order_ids:
+                check.compared += 1
+                if order_id not in orders and f"orders:{order_id}" not in self.quarantined:
+                    check.differs(self._key("signals", signal.signal_id), f"its order {order_id}", "none")
+        oldest = min(map(id_key, signals), default=(0, 0))
+        for order in self._every_order():
+            named = order.signal_id
+            if named is None:
+                continue
+            check.compared += 1
+            if named not in signals and f"signals:{named}" not in self.quarantined and _rank(named) >= oldest:
+                check.differs(self._key("orders", order.order_id), f"its signal {named}", "none")
 
     # --- states
 
@@ -422,6 +477,22 @@ def _readable(raw: bytes) -> Iterable[Fill]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return []  # nothing can be computed from it; it is listed as it is
     return [] if fill_fault(fill.fill_id, fill) else [fill]
+
+
+def _compare(check: Check, key: str, made: Position, found: Position) -> None:
+    for name in ("quantity", "cost", "realised", "closed_count", "won_count"):
+        if getattr(made, name) != getattr(found, name):
+            check.differs(f"{key} {name}", getattr(made, name), getattr(found, name))
+    if _nonzero(made.fees) != _nonzero(found.fees):
+        check.differs(f"{key} fees", _nonzero(made.fees), _nonzero(found.fees))
+
+
+def _rank(signal_id: str) -> tuple[int, int]:
+    """Zero for a name that no signal has."""
+    try:
+        return id_key(signal_id)
+    except ValueError:
+        return 0, 0
 
 
 def _nonzero(fees: dict[str, Decimal]) -> dict[str, Decimal]:

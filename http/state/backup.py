@@ -26,10 +26,12 @@ from ...core.settings import Settings
 from ...core.state import backup as file
 from ...core.state.address import Address, parse_address
 from ...core.state.lease import POLL_S, Finding, Seen, Watch, proven_dead
+from ...core.state.quarantine import shown
 from ...core.state.resp import Argument, Connection
 from ...core.state.server import EmbeddedRedis, FolderBusy, socket_path
 from ...core.state.snapshot import HASHES, Snapshot, take
 from ...core.state.store import KINDS, RESTORING
+from .loading import LIMIT
 
 # Ids that may have been given since the backup was made: so many are passed over, of each kind.
 IDS_PASSED = 1_000_000
@@ -148,6 +150,7 @@ async def restore(
                     kept = settings.data_dir / f"replaced-{stamp}.zip"
                     await _written(settings, kept, there, version)
                     say(f"the state that was there is kept in {kept}")
+                    _say_limits(there, snapshot, say)
             _move_on(snapshot)
             await replace_state(connection, settings, snapshot, unpacked, str(path))
     return manifest
@@ -208,6 +211,17 @@ async def _check_unused(connection: Connection, settings: Settings) -> None:
         if watch.moved or finding is Finding.GONE:
             raise StoreFenced(f"a service of node {settings.node_id!r} is running on that Redis: stop it first")
         await asyncio.sleep(POLL_S)
+
+
+def _say_limits(before: Snapshot, after: Snapshot, say: Say) -> None:
+    """Whoever had halted trading must know that the backup does not."""
+    gone = sorted(field for field in before.tables["risk"].keys() - after.tables["risk"].keys() if _limits(field))
+    if gone:
+        say(f"limits on trading that held are not in the backup, and hold no more: {', '.join(map(shown, gone))}")
+
+
+def _limits(field: str) -> bool:
+    return field.startswith(LIMIT) or field == "deadman"
 
 
 def _move_on(snapshot: Snapshot) -> None:

@@ -12,11 +12,36 @@ import msgspec
 from ...core.market.data import StoredBook
 from ...core.model.errors import SettingsError, StoreUnreadable
 from ...core.model.ids import Counters, id_key
-from ...core.model.record_checks import balance_fault, book_fault, fill_fault, order_fault, position_fault
-from ...core.model.records import Balance, EquitySample, FaultMark, Fill, Order, Position
-from ...core.portfolio.manager import DayOpen
+from ...core.model.record_checks import (
+    balance_fault,
+    book_fault,
+    command_fault,
+    fill_fault,
+    limit_fault,
+    order_fault,
+    position_fault,
+    signal_fault,
+    sub_position_fault,
+)
+from ...core.model.records import (
+    Balance,
+    CommandMark,
+    DeadMan,
+    EquitySample,
+    FaultMark,
+    Fill,
+    Order,
+    Position,
+    Rebase,
+    Signal,
+    SubPosition,
+    TradingLimit,
+)
+from ...core.portfolio.manager import DayOpen, DayRealised
 from ...core.portfolio.marks import FIELD as MARK
 from ...core.portfolio.marks import Mark
+from ...core.risk.statistics import FIELD as STATISTICS
+from ...core.risk.statistics import KeptStatistics
 from ...core.state.quarantine import Unreadable, shown
 from ...core.state.store import Loaded
 
@@ -26,6 +51,15 @@ R = TypeVar("R", bound=msgspec.Struct)
 UNLISTED = "which is not listed"
 # Which of some order ids the archive has.
 InArchive = Callable[[Iterable[str]], set[str]]
+# What fields of `risk` and of `strategies` begin with.
+LIMIT, POSITION, STATE, COMMAND = "limit:", "position:", "state:", "command:"
+# The other fields of table `risk`: each stands once, under its own name. Raw: whoever owns it decodes it.
+RISK_RECORDS: dict[str, Any] = {
+    "deadman": DeadMan,
+    "rebase": Rebase,
+    "statistics": KeptStatistics,
+    "dayRisk": DayRealised,
+}
 
 
 class Held(msgspec.Struct):
@@ -42,6 +76,24 @@ class Held(msgspec.Struct):
     account: str  # where live orders went
     account_id: str  # what that exchange calls the account; empty before it said so
     fault: FaultMark | None  # of a process before, whose books nobody has looked at since
+    signals: list[Signal] = []
+    limits: list[TradingLimit] = []  # that survive a restart
+    risk: dict[str, Any] = {}  # the other records of table `risk`, by field: see RISK_RECORDS
+    sub_positions: list[SubPosition] = []
+    strategy_states: dict[str, bytes] = {}  # strategy -> the JSON that it keeps
+    command_marks: list[CommandMark] = []
+
+    @property
+    def dead_man(self) -> DeadMan | None:
+        return self.risk.get("deadman")
+
+    @property
+    def rebase(self) -> Rebase | None:
+        return self.risk.get("rebase")
+
+    @property
+    def statistics(self) -> KeptStatistics | None:
+        return self.risk.get(STATISTICS)
 
     @classmethod
     def of(cls, loaded: Loaded, node: str) -> "Held":
@@ -61,6 +113,8 @@ def examine(
     depends on it is not looked at.
     """
     look = _Look(loaded)
+    signals = look.table("signals", Signal, signal_fault)
+    risk, strategies = look.split("risk", (LIMIT,)), look.split("strategies", (POSITION, STATE, COMMAND))
     orders = look.table("orders", Order, order_fault)
     fills = look.table("trades", Fill, fill_fault)
     held = Held(
@@ -70,12 +124,19 @@ def examine(
         positions=list(look.table("positions", Position, position_fault).values()),
         books=list(look.table("books", StoredBook, _book_fault).values()),
         samples=look.samples(),
-        counters=look.counters(orders, fills),
+        counters=look.counters(orders, fills, signals),
         day_open=look.meta("dayOpen", DayOpen),
         account=look.meta("account", str) or "",
         account_id=look.meta("accountId", str) or "",
         fault=look.meta("fault", FaultMark),
+        signals=sorted(signals.values(), key=lambda signal: id_key(signal.signal_id)),
+        limits=list(look.rows("risk", risk[LIMIT], TradingLimit, limit_fault).values()),
+        risk=look.single("risk", risk[""]),
+        sub_positions=list(look.rows("strategies", strategies[POSITION], SubPosition, sub_position_fault).values()),
+        strategy_states=look.documents("strategies", strategies[STATE], STATE),
+        command_marks=list(look.rows("strategies", strategies[COMMAND], CommandMark, command_fault).values()),
     )
+    look.documents("strategies", strategies[""], "")
     for field in loaded.meta:
         if field.startswith(MARK):
             look.meta(field, Mark)
@@ -124,10 +185,23 @@ class _Look:
     # --- each by itself
 
     def table(self, table: str, kind: type[R], fault_of: Callable[[str, R], str]) -> dict[str, R]:
+        """Every record of a table that has one kind of them."""
+        return self.rows(table, self.loaded.tables.pop(table, {}), kind, fault_of)
+
+    def split(self, table: str, prefixes: Iterable[str]) -> dict[str, dict[str, bytes]]:
+        """The rows of a table by what their fields begin with; under "" those that begin otherwise."""
+        found: dict[str, dict[str, bytes]] = {prefix: {} for prefix in (*prefixes, "")}
+        for field, raw in self.loaded.tables.pop(table, {}).items():
+            found[next(prefix for prefix in found if field.startswith(prefix))][field] = raw
+        return found
+
+    def rows(
+        self, table: str, rows: dict[str, bytes], kind: type[R], fault_of: Callable[[str, R], str]
+    ) -> dict[str, R]:
+        """Decoded; empties `rows`: the two together would be the peak of the memory."""
         decode = msgspec.json.Decoder(kind).decode
         found: dict[str, R] = {}
-        rows = self.loaded.tables.pop(table, {})
-        while rows:  # each raw row goes as soon as it is read: the two together would be the peak of the memory
+        while rows:
             field, raw = rows.popitem()
             try:
                 record = decode(raw)
@@ -141,6 +215,30 @@ class _Look:
                 found[field] = record
         return found
 
+    def single(self, table: str, rows: Mapping[str, bytes]) -> dict[str, Any]:
+        """Records that stand once, each under a field of its own; of an unknown field, which a newer version may have
+        written, any JSON."""
+        found: dict[str, Any] = {}
+        for field, raw in rows.items():
+            try:
+                found[field] = msgspec.json.decode(raw, type=RISK_RECORDS.get(field, msgspec.Raw))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                self.note(table, field, f"cannot be read: {error}")
+        return found
+
+    def documents(self, table: str, rows: Mapping[str, bytes], prefix: str) -> dict[str, bytes]:
+        """Fields without their prefix -> JSON as it stands."""
+        decode = msgspec.json.Decoder(msgspec.Raw).decode
+        found: dict[str, bytes] = {}
+        for field, raw in rows.items():
+            try:
+                decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                self.note(table, field, f"cannot be read: {error}")
+                continue
+            found[field.removeprefix(prefix)] = raw
+        return found
+
     def meta(self, field: str, kind: Any) -> Any:
         raw = self.loaded.meta.get(field)
         if raw is None:
@@ -151,18 +249,21 @@ class _Look:
             self.note("meta", field, f"cannot be read: {error}")
             return None
 
-    def counters(self, orders: Iterable[str], fills: Iterable[str]) -> Counters:
+    def counters(self, orders: Iterable[str], fills: Iterable[str], signals: Iterable[str]) -> Counters:
         """Without them, or with lower ones, ids that were given would be given again."""
         known = len(self.unreadable)
         counters: Counters = self.meta("ids", Counters) or Counters()
         if len(self.unreadable) > known:
             return counters
-        last_order = max((id_key(order_id) for order_id in orders), default=(0, 0))
+        last_order, last_signal = (max(map(id_key, ids), default=(0, 0)) for ids in (orders, signals))
         last_fill = max((id_key(fill_id)[1] for fill_id in fills), default=0)
         if (counters.day, counters.order) < last_order or counters.fill < last_fill:
             given = f"order {counters.order} of day {counters.day} and fill {counters.fill}"
             last = f"order {last_order[1]} of day {last_order[0]} and fill {last_fill}"
             self.note("meta", "ids", f"stands at {given}, and there are {last}")
+        elif (counters.day, counters.signal) < last_signal:
+            given = f"signal {counters.signal} of day {counters.day}"
+            self.note("meta", "ids", f"stands at {given}, and there is signal {last_signal[1]} of day {last_signal[0]}")
         return counters
 
     def samples(self) -> list[EquitySample]:

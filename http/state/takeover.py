@@ -12,20 +12,23 @@ from typing import Any
 
 import msgspec
 
+from ...core.kernel.clock import MS_NS
 from ...core.kernel.kernel import Kernel
 from ...core.kernel.outbox import encode_record
 from ...core.model.errors import StoreUnavailable
 from ...core.model.exact import ZERO
 from ...core.model.ids import Counters, Ids, id_key
-from ...core.model.records import Balance, Fill
-from ...core.portfolio.recompute import fold
+from ...core.model.record_checks import limit_key
+from ...core.model.records import Balance, Fill, TradingLimit
+from ...core.portfolio.recompute import booked, fold
 from ...core.state.archive import Archive
 from ...core.state.journal import Scan
 from ...core.state.migrations import Put, migrate, readable_fills
-from ...core.state.quarantine import SetAside, Unreadable, field_bytes, set_aside
+from ...core.state.quarantine import SetAside, Unreadable, field_bytes, set_aside, shown
 from ...core.state.store import SCHEMA, Loaded, Store
 from .after_fault import mend
-from .loading import Held, checked_account, examine, named, refusal
+from .loading import LIMIT, Held, checked_account, examine, named, refusal
+from .subledgers import Settled, fills_aside, settle, strategies_of, unexplained
 from .watermark import Watermark
 
 ROUNDS_MAX = 3  # what is set aside takes what depends on it with it, so one round finds all; the next one proves it
@@ -36,6 +39,8 @@ JOURNAL_PAGE = 200  # entries
 IDS_PASSED = 100_000
 JOURNAL_PAUSE_S = 0.01  # between pages, for those who trade meanwhile
 AWAY_PAUSE_S = 1.0  # until Redis is asked again
+
+SCOPES = ("exchange:", "pair:", "strategy:")  # what the scope of a limit begins with; empty: everything
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 
@@ -103,10 +108,12 @@ class TakeOver:
         if behind:
             held.counters.order += IDS_PASSED
             held.counters.fill += IDS_PASSED
+            held.counters.signal += IDS_PASSED
         known = await self.in_thread(lambda: self._behind(held))
         behind = "; ".join(filter(None, (behind, known)))
         self._scan = None if whole else scan
         wrong = await self._after_fault(held) if held.fault is not None else ""
+        await self._explain_positions(loaded, held)
         return Taken(loaded, held, behind, wrong)
 
     async def _after_fault(self, held: Held) -> str:
@@ -127,6 +134,25 @@ class TakeOver:
         if commands:
             await self.store.mend(commands)
         return f"{said}: {'; '.join(wrong)}; see `tbx verify`, and restore a backup" if wrong else ""
+
+    async def _explain_positions(self, loaded: Loaded, held: Held) -> None:
+        """Whose the coins are, where what is kept of it does not make the positions."""
+        wrong = unexplained(held)
+        if not wrong:
+            return
+
+        def work() -> Settled:
+            archived = readable_fills({}, self.archive.every("trades"))
+            fills = booked(fills_aside(loaded.quarantine), archived, held.fills)
+            return settle(held, wrong, fills, strategies_of(held.orders, self.archive.every("orders")))
+
+        settled = await self.in_thread(work)
+        commands: list[tuple[str, str, tuple[str | bytes, ...]]] = [
+            ("HSET", self.store.key(table), (field, value)) for table, field, value in settled.puts
+        ]
+        commands += [("HDEL", self.store.key("strategies"), (field,)) for field in settled.gone]
+        await self.store.mend(commands)
+        self.say(settled.said)
 
     @staticmethod
     def trades_aside(taken: Taken) -> dict[str, set[str]]:
@@ -202,9 +228,10 @@ class TakeOver:
 
     def _instead(self, unreadable: list[Unreadable], held: Held, trades: dict[str, bytes]) -> list[Put]:
         """What takes the place of balances (nothing left), positions (as the fills make them) and counters."""
+        halted = [self._halted(entry) for entry in unreadable if _may_have_limited(entry)]
         wanted = {entry.name for entry in unreadable if entry.table in ("balances", "positions", "meta")}
         if not wanted:
-            return []
+            return halted
         known = {**trades, **{fill.fill_id: encode_record(fill) for fill in held.fills}}
         fills = readable_fills(known, self.archive.every("trades"))
         folded = fold(fills)
@@ -223,7 +250,21 @@ class TakeOver:
                 puts.append(("positions", entry.field, encode_record(position)))
         if wanted & {"meta:ids"} or any(table == "positions" for table, _, _ in puts):
             puts.append(("meta", "ids", encode_record(counters)))
-        return puts
+        return puts + halted
+
+    def _halted(self, entry: Unreadable) -> Put:
+        """In place of a limit that nobody can read: the strictest, until a person lifts it."""
+        scope, _, name = shown(entry.field).removeprefix(LIMIT).rpartition(":")
+        if not scope.startswith(SCOPES):
+            scope = ""
+        limit = TradingLimit(
+            name=name or "unreadable",
+            scope=scope,
+            state="HALTED",
+            why=f"{shown(entry.field)} could not be read and was set aside: look at it, then lift this",
+            since_ns=self.now_ms * MS_NS,
+        )
+        return "risk", limit_key(limit.scope, limit.name), encode_record(limit)
 
     def _counters(self, held: Held, fills: Iterable[Fill], unreadable: Iterable[Unreadable]) -> Counters:
         """From everything that has ever been given a number and is still known."""
@@ -231,13 +272,14 @@ class TakeOver:
         orders |= {fill.order_id for fill in fills} | {self.archive.newest("orders") or ""}
         day, number = max((_rank(order_id) for order_id in orders), default=(0, 0))
         sent = (order.venue_client_id for order in held.orders if order.venue_client_id)
+        signals = [signal.signal_id for signal in held.signals]
         tags = dict.fromkeys((*held.counters.tags, *(client_id.rpartition("-")[2] for client_id in sent)))
         return Counters(
             day=day,
             order=number,
             fill=max((_rank(fill.fill_id)[1] for fill in fills), default=0),
             position=max((_rank(position.position_id)[1] for position in held.positions), default=0),
-            signal=number,
+            signal=max([number, *(n for d, n in map(_rank, signals) if d >= day)]),
             tags=list(tags),
         )
 
@@ -256,6 +298,10 @@ class TakeOver:
             else:
                 counters.fill = id_key(newest)[1]
         return f"the archive holds {' and '.join(lost)}, which Redis does not know of any more" if lost else ""
+
+
+def _may_have_limited(entry: Unreadable) -> bool:
+    return entry.table == "risk" and (entry.field.startswith(LIMIT) or entry.field == "deadman")
 
 
 def _rank(text: str) -> tuple[int, int]:
