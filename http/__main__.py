@@ -28,6 +28,10 @@ EXIT_INTERRUPTED = 130
 
 def serve(arguments: argparse.Namespace) -> int:
     settings = load_settings()
+    if arguments.strategy:
+        import msgspec
+
+        settings = msgspec.structs.replace(settings, strategies=(*settings.strategies, *arguments.strategy))
     _warn(settings)
     from .service import serve as serve_until_stopped
 
@@ -167,8 +171,15 @@ def _parser(name: str) -> argparse.ArgumentParser:
         subparser.set_defaults(run=run)
         return subparser
 
-    command(serve, "serve the API until SIGINT or SIGTERM").add_argument(
+    of_serve = command(serve, "serve the API until SIGINT or SIGTERM")
+    of_serve.add_argument(
         "--quarantine", action="store_true", help="set aside entries of the state that cannot be taken over, and go on"
+    )
+    of_serve.add_argument(
+        "--strategy",
+        action="append",
+        metavar="MODULE:CLASS?KEY=VALUE",
+        help="run this strategy beside those of STRATEGIES; may be repeated",
     )
     command(config, "print every setting, its value, where it comes from and what it means").add_argument(
         "--json", action="store_true", help="as JSON"

@@ -12,19 +12,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..core.model.comparisons import ExternalOrder
 from ..core.model.order_views import OrderPlaced, OrderPreview, OrderView, fill_view, order_update
 from ..core.model.views import PortfolioView
+from ..core.risk.drill import DrillReport
+from ..core.risk.overview import RiskView
 from .commands import Commands
-from .context import Api, Readiness
+from .context import Api, Readiness, RunningView
 from .feed import BOOK, MESSAGE_MAX, Feed
 from .gate import Gate
 from .health import Health, HealthEndpoints, Tally
 from .metrics import Metrics
 from .openapi import (
+    DeadManRequest,
+    DrillRequest,
     Operation,
     OrderAmendment,
     OrderBatch,
     OrderRequest,
     OrderResolution,
     PositionClosing,
+    SignalRequest,
+    TradingStateRequest,
     docs_page,
     openapi,
 )
@@ -32,7 +38,11 @@ from .orders import BatchResults, CancelResults, OrderEndpoints, OrderList, Trad
 from .portfolio import ConsolidatedBook, PortfolioEndpoints, PositionList, consolidated_book
 from .problems import Problem
 from .reconciliation import ExternalOrders, ReconciliationEndpoints, RunList
+from .risk import DeadManState, RiskEndpoints
 from .schema import OrderRules
+from .signals import SIGNAL_QUERY, SignalEndpoints, SignalList, SignalRules, SignalView
+from .strategies import StrategyEndpoints, StrategyList
+from .strategy_control import StrategyControl
 from .wire import SECURITY, Answer, Call, respond
 
 Endpoint = Callable[[Call, Receive], Awaitable[Answer]]
@@ -86,6 +96,10 @@ class App:
         self.orders = OrderEndpoints(api, self.commands, OrderRules(api.pairs(), api.exchanges()))
         self.portfolio = PortfolioEndpoints(api, self.commands)
         self.reconciliation = ReconciliationEndpoints(api, self.commands)
+        self.strategies = StrategyEndpoints(api, self.commands)
+        self.signals = SignalEndpoints(api, self.commands, SignalRules(api.pairs(), api.exchanges()))
+        self.strategy_control = StrategyControl(self.commands)
+        self.risk = RiskEndpoints(api, self.commands)
         self.health = HealthEndpoints(api, self.tally)
         self.feed = Feed(
             api.kernel,
@@ -135,7 +149,17 @@ class App:
             op("GET", "/api/positions", portfolio.positions, "read", None, PositionList),
             op("POST", "/api/positions/{position_id}/close", portfolio.close, "trade", PositionClosing, OrderPlaced,
                201),
+            op("POST", "/api/signals/execute", self.signals.execute, "trade", SignalRequest, SignalView, 201),
+            op("GET", "/api/signals", self.signals.list_signals, "read", None, SignalList, query=SIGNAL_QUERY),
+            op("GET", "/api/signals/{signal_id}", self.signals.get, "read", None, SignalView),
+            op("GET", "/api/strategies", self.strategies.strategies, "read", None, StrategyList),
+            op("POST", "/api/strategies/{name}/stop", self.strategy_control.stop, "trade", None, RunningView),
+            op("POST", "/api/strategies/{name}/start", self.strategy_control.start, "trade", None, RunningView),
             op("GET", "/api/book/{pair}", portfolio.book, "read", None, ConsolidatedBook, query=("depth", "exchange")),
+            op("GET", "/api/risk", self.risk.risk, "read", None, RiskView),
+            op("POST", "/api/risk/state", self.risk.set_state, "admin", TradingStateRequest, RiskView),
+            op("POST", "/api/risk/deadman", self.risk.deadman, "trade", DeadManRequest, DeadManState),
+            op("POST", "/api/risk/drill", self.risk.drill, "admin", DrillRequest, DrillReport),
             op("GET", "/api/health", health.health, "read", None, Health),
             op("GET", "/metrics", self.metrics.metrics, "read", None, str),
             op("GET", "/livez", health.live, None, None, None),
@@ -184,8 +208,12 @@ class App:
         if channel == "trades":
             newest = list(source.fills.values())[-SNAPSHOT_TRADES_MAX:]
             return [fill_view(fill) for fill in newest]
+        if channel == "signals":
+            return self.signals.newest(SNAPSHOT_TRADES_MAX)
         if channel == "health":
             return self.health.document()
+        if channel == "risk":
+            return self.risk.document()
         if channel.startswith(BOOK):
             return consolidated_book(api, channel.removeprefix(BOOK), SNAPSHOT_DEPTH)
         view = api.portfolio.view(api.paper, api.kernel.clock.now_ns())

@@ -6,7 +6,7 @@ the balance.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import ROUND_FLOOR, Decimal
 from functools import partial
 
@@ -34,16 +34,35 @@ from ..core.orders.triggers import Triggers
 from ..core.portfolio.accounts import Accounts
 from ..core.portfolio.ledger import Ledger, reservations
 from ..core.portfolio.manager import PortfolioManager
-from ..core.risk.checks import Checks, RiskLimits
+from ..core.portfolio.subledgers import SubLedgers
+from ..core.risk.advice import Advising
+from ..core.risk.checks import Checks, Figures, RiskLimits
+from ..core.risk.deadman import DeadManTimer
+from ..core.risk.drill import Drill
+from ..core.risk.exposure import Exposure
+from ..core.risk.flatten import Flatten
+from ..core.risk.groups import Groups
 from ..core.risk.guard import Guard
+from ..core.risk.loss_limits import LossLimits
+from ..core.risk.open_risk import OpenRisk
+from ..core.risk.order_rate import OrderRate
+from ..core.risk.overview import Overview, Shares
+from ..core.risk.sizing import SizingSettings
+from ..core.risk.statistics import Statistics
 from ..core.settings import Settings
 from ..core.state.lease import Lease
 from ..core.state.store import Loaded
+from ..strategies_bridge.command_marks import CommandMarks
+from ..strategies_bridge.loading import Planned
+from ..strategies_bridge.running import StrategyLog
+from ..strategies_bridge.signal_entries import Entries, EntrySettings
+from ..strategies_bridge.signals import Signals
 from ..venues.client import VenueClient
 from ..venues.paper import PaperVenue
 from ..venues.simulator.instruments import paper_latency_ns
 from .exchanges import Core, Exchanges, MarketSource, Shown, Simulated
 from .state.loading import Held, checked_account
+from .strategy_wiring import strategies_of
 from .watching import Watched, Watching
 
 PAPER_JITTER_SHARE = 5  # the paper venues' latency varies by up to a fifth of it
@@ -70,6 +89,8 @@ class Node:
         on_fault: Callable[[Faulted, Exception], None] | None = None,
         on_trouble: Callable[[str], None] | None = None,
         market_source: Callable[[Clock, MarketData], MarketSource] | None = None,
+        strategies: Sequence[Planned] | None = None,
+        on_strategy: StrategyLog | None = None,
     ) -> None:
         """`exchanges` as `connected` found them; None where MARKET is not a live one. `market_source` feeds the
         books instead of what they would. `run` tells this process from every other one: hexadecimal digits. `held` is
@@ -101,19 +122,25 @@ class Node:
         self.accounts = self._accounts()
         self.reconciliation = self._reconciliation(archived_trades)
         self.reconciliation.marks.restore(loaded.meta)
-        self.source: MarketSource = (
-            market_source(clock, self.market)
-            if market_source is not None
-            else self.exchanges.source(clock, self.market, self.held.books, self.trouble)
-        )
-        for exchange in self.paper_venues:
-            self.market.resync[exchange] = self.source.resync
+        self.source = self._market_source(clock, market_source)
+        self.strategies = strategies_of(self, strategies, on_strategy)
         self._add_actors()
         self._restore()
         del self.held  # the actors have it now; what they drop must not be kept here
         self.kernel.everything = self.everything
 
     # --- building
+
+    def _market_source(self, clock: Clock, given: Callable[[Clock, MarketData], MarketSource] | None) -> MarketSource:
+        """What feeds the books, and is asked for a snapshot where one has a gap."""
+        source = (
+            given(clock, self.market)
+            if given is not None
+            else self.exchanges.source(clock, self.market, self.held.books, self.trouble)
+        )
+        for exchange in self.paper_venues:
+            self.market.resync[exchange] = source.resync
+        return source
 
     def _build_core(self) -> None:
         """Portfolio, risk, execution and orders."""
@@ -127,11 +154,28 @@ class Node:
             paper=not settings.live,
         )
         self.ledger: Ledger = self.portfolio.ledger
-        self.guard = Guard(self.kernel)
+        self.subledgers = SubLedgers(self.kernel, self.portfolio.rates, paper=not settings.live)
+        self.guard = Guard(self.kernel, self.instruments)
+        self.loss_limits = LossLimits(
+            self.kernel,
+            self.guard,
+            self.portfolio,
+            max_daily_loss=settings.max_daily_loss,
+            max_drawdown=settings.max_drawdown,
+            enabled=settings.enable_risk_checks,
+        )
         self.orders = Orders(self.kernel, self.ids)
         self.triggers = Triggers(self.kernel, self.market)
-        limits = Limits(max_slippage=settings.max_slippage_percent / 100, paper=not settings.live)
+        distance = settings.stop_loss_percent / 100 if settings.stop_loss_enabled else None
+        limits = Limits(
+            max_slippage=settings.max_slippage_percent / 100, paper=not settings.live, stop_distance=distance
+        )
         self.engine = ExecutionEngine(self.kernel, self.market, self.instruments, limits)
+        self.open_risk = OpenRisk(self.orders, self.instruments, self._to_base)
+        self.advising = Advising(self.kernel, refuse_oversize=settings.risk_oversize == "refuse")
+        groups = Groups(settings.base_currency)
+        self.statistics = Statistics(self.kernel, self.market, groups, settings.base_currency)
+        self.exposure = Exposure(self.kernel, self.portfolio, self.orders, groups)
         self.checks = self._checks()
         self.manager = OrderManager(
             self.kernel,
@@ -140,28 +184,96 @@ class Node:
             self.checks,
             self.ledger,
             self.triggers,
+            self.advising,
             OrderSettings(timeout_ns=settings.default_order_timeout_ns, default_tif=settings.default_time_in_force),
         )
         self.amending = Amending(self.kernel, self.manager)
         self.brackets = Brackets(self.kernel, self.manager)
+        self.brackets.owned = self.subledgers.quantity
+        self.command_marks = CommandMarks(self.kernel)
+        self.signals = self._signals()
         self.closing = Closing(self.kernel, self.manager, self.portfolio.find)
+        self.flatten = Flatten(self.kernel, self.guard, self.manager, self.portfolio, self.subledgers.quantity)
+        self.dead_man = DeadManTimer(self.kernel, self.guard, self.manager)
+        self.drill = Drill(self.kernel, self.guard, self.manager, self.flatten)
+        self.overview = self._overview()
 
     def _checks(self) -> Checks:
         portfolio, settings = self.portfolio, self.settings
-        return Checks(
-            RiskLimits(
-                enabled=settings.enable_risk_checks,
-                max_position_size=settings.max_position_size,
-                max_daily_loss=settings.max_daily_loss,
-            ),
-            self.guard,
+        limits = RiskLimits(
+            enabled=settings.enable_risk_checks,
+            max_position_size=settings.max_position_size,
+            max_daily_loss=settings.max_daily_loss,
+            max_risk_per_trade=settings.max_risk_per_trade,
+            max_daily_risk=settings.max_daily_risk,
+            max_correlated=settings.max_correlated_exposure,
+            price_collar=settings.price_collar_percent / 100,
+        )
+        figures = Figures(
             available=self.ledger.available,
             equity=lambda wallet: portfolio.equity(_is_paper(wallet)),
             position_value=portfolio.position_value,
             buying=self.orders.buying,
             day_pnl=self._day_pnl,
-            to_base=lambda currency, exchange: portfolio.rates.rate(exchange, currency).value,
+            to_base=self._to_base,
+            lost_today=lambda wallet: portfolio.lost_today(_is_paper(wallet)),
+            open_risk=self.open_risk.of,
+            exposure=self.exposure.room_actual,
+            day_loss_base=self.loss_limits.day_loss_base,
+            now_ns=self.kernel.clock.now_ns,
         )
+        return Checks(limits, self.guard, figures, OrderRate(settings.order_rate_limit))
+
+    def _signals(self) -> Signals:
+        settings = self.settings
+        sizing = SizingSettings(
+            kelly_fraction=settings.kelly_fraction,
+            target_volatility=settings.target_volatility,
+            volatility_floor=settings.volatility_floor,
+            volatility_cap=settings.volatility_cap,
+        )
+        entries = Entries(
+            self.engine,
+            self.checks,
+            EntrySettings(sizing=sizing, max_risk=settings.max_risk_per_trade),
+            volatility=self.statistics.volatility,
+            track_record=self.subledgers.record,
+        )
+        return Signals(
+            self.kernel,
+            self.manager,
+            self.portfolio,
+            entries,
+            owned=self.subledgers.quantity,
+            max_age_ns=settings.signal_max_age_ns,
+            rate_limit=settings.order_rate_limit,
+        )
+
+    def _overview(self) -> Overview:
+        settings = self.settings
+        return Overview(
+            Shares(
+                position_size=settings.max_position_size,
+                risk_per_trade=settings.max_risk_per_trade,
+                daily_risk=settings.max_daily_risk,
+                daily_loss=settings.max_daily_loss,
+                drawdown=settings.max_drawdown,
+                correlated=settings.max_correlated_exposure,
+                order_rate=settings.order_rate_limit,
+            ),
+            guard=self.guard,
+            losses=self.loss_limits,
+            flatten=self.flatten,
+            dead_man=self.dead_man,
+            drill=self.drill,
+            portfolio=self.portfolio,
+            open_risk=lambda paper: self.open_risk.of("paper." if paper else ""),
+            exposure=self.exposure.view,
+            busiest=self.checks.rate.busiest,
+        )
+
+    def _to_base(self, currency: str, exchange: str) -> Decimal | None:
+        return self.portfolio.rates.rate(exchange, currency).value
 
     def _day_pnl(self) -> Decimal:
         """Nothing is known of the day right after a start, while balances wait for their first price."""
@@ -216,8 +328,16 @@ class Node:
             self.manager,
             self.reports,
             self.portfolio,
+            self.subledgers,
+            self.signals,
+            self.exposure,
+            self.statistics,
             self.brackets,
             self.closing,
+            self.loss_limits,
+            self.flatten,
+            self.dead_man,
+            self.drill,
             self.amending,
             self.triggers,
             *self.paper_venues.values(),
@@ -228,6 +348,7 @@ class Node:
             self.accounts,
             self.reconciliation,
             Watching(self.kernel, self._watched()),
+            self.strategies,  # the last: what a hook reads is settled by then
         ):
             self.kernel.add(actor)
 
@@ -256,8 +377,20 @@ class Node:
             yield "balances", f"{balance.wallet}:{balance.currency}", balance
         for key, position in self.portfolio.records():
             yield "positions", key, position
+        for key, share in self.subledgers.records():
+            yield "strategies", key, share
+        for key, kept in self.strategies.records():
+            yield "strategies", key, kept
+        yield from self.command_marks.records()
+        for key, signal in self.signals.records():
+            yield "signals", key, signal
+        yield from self.statistics.records()
+        for risk in (self.guard.records(), self.dead_man.records(), self.loss_limits.records()):
+            for key, record in risk:
+                yield "risk", key, record
         yield "meta", "ids", self.ids.counters
         yield "meta", "dayOpen", self.portfolio.day_open_record()
+        yield "risk", "dayRisk", self.portfolio.day_realised_record()
         if self.kernel.fault_mark is not None:
             yield "meta", "fault", self.kernel.fault_mark
         yield "meta", "account", self.account
@@ -268,8 +401,23 @@ class Node:
         held = self.held
         self.orders.restore(held.orders, held.fills)
         self.portfolio.restore(
-            held.balances, held.positions, held.samples, reservations(self.orders.open.values()), held.day_open
+            held.balances,
+            held.positions,
+            held.samples,
+            reservations(self.orders.open.values()),
+            held.day_open,
+            held.risk.get("dayRisk"),
         )
+        self.subledgers.restore(held.positions, held.sub_positions)
+        self.guard.restore(held.limits)
+        self.dead_man.restore(held.dead_man)
+        self.loss_limits.restore(held.rebase)
+        self.open_risk.restore()
+        self.exposure.restore()
+        self.statistics.restore(held.statistics)
+        self.command_marks.restore(held.command_marks)
+        self.strategies.restore(held.strategy_states)
+        self.signals.restore(held.signals)
         unknown = sorted({f"{o.exchange}:{o.pair}" for o in self.orders.open.values()} - self._listed())
         if unknown:
             key = f"tbx:{self.settings.node_id}:orders"

@@ -12,13 +12,20 @@ import msgspec
 
 from ..core.kernel.conditions import Condition
 from ..core.kernel.kernel import Kernel
+from ..core.kernel.latency import Latency
 from ..core.model.comparisons import ExternalOrder, Reconciled
 from ..core.model.instruments import Instrument
 from ..core.model.messages import Refusal, SubmitOrder
 from ..core.model.order_views import OrderPreview
 from ..core.model.records import Order
 from ..core.orders.queries import OrderQueries
+from ..core.portfolio.subledgers import SubLedgers
+from ..core.risk.overview import Overview
 from ..core.settings import Settings
+from ..strategies_bridge.runner import RunningView as RunningView  # http/strategies.py shows it
+from ..strategies_bridge.services.health import ServiceStatus
+from ..strategies_bridge.signals import Signals
+from ..strategies_bridge.trading_loop import LoopView
 from ..venues.client import VenueStatus
 
 
@@ -45,13 +52,6 @@ def readiness_of(kernel: Kernel, *, reconciled: bool, venue: bool, recovered: bo
     missing = [name for name, passed in checks.items() if not passed]
     whys = [f"{condition.name}: {condition.why}" for condition in refusing]
     return Readiness(not missing, checks, "; ".join([", ".join(missing), *whys]) if missing else "", refusing)
-
-
-class ServiceStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """What is known of another service, from the last time it was asked."""
-
-    status: str
-    last_check: int | None = None  # ms
 
 
 class VenueStatusSource(Protocol):
@@ -124,6 +124,14 @@ def no_figures() -> Mapping[str, Mapping[str, int]]:
     return {}
 
 
+def no_strategies() -> Mapping[str, RunningView]:
+    return {}
+
+
+def no_loop() -> LoopView | None:
+    return None
+
+
 def no_services() -> Mapping[str, ServiceStatus]:
     return {}
 
@@ -146,16 +154,22 @@ class Api:
     readiness: Callable[[], Readiness]
     trading_state: Callable[[], str]  # ACTIVE, REDUCING or HALTED
     trading_why: Callable[[], str]  # in words
-    preview: Callable[[SubmitOrder], OrderPreview | Refusal]
+    preview: Callable[[SubmitOrder], Awaitable[OrderPreview | Refusal]]
     refresh: Callable[[], Awaitable[None]]  # reconcile with the venues; returns when done
     log: ErrorLog
     started_ns: int
     services: Callable[[], Mapping[str, ServiceStatus]] = no_services
+    risk_latency: Latency | None = None  # of the risk service
     archive_used: Callable[[], bool] = bool  # whether any order has left memory for the archive
     open_orders: Callable[[], Iterable[Order]] = tuple
     history: HistorySource | None = None  # what has left memory for the archive since the start
     figures: Callable[[], Mapping[str, Mapping[str, int]]] = no_figures  # exchange -> what it counts, by name
     comparisons: ComparisonSource | None = None  # with live exchanges
+    subledgers: SubLedgers | None = None
+    signals: Signals | None = None
+    risk: Overview | None = None
+    trading_loop: Callable[[], LoopView | None] = no_loop  # None where it is off
+    strategies: Callable[[], Mapping[str, RunningView]] = no_strategies  # in this process, by name
 
     @property
     def paper(self) -> bool:

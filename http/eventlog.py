@@ -43,6 +43,12 @@ CONDITION_WORDS = {
     "ConditionChanged": ("CONDITION_CHANGED", "warn"),
     "ConditionEnded": ("CONDITION_ENDED", "info"),
 }
+SIGNAL_WORDS = {
+    "SignalExecuted": ("SIGNAL_EXECUTED", "info"),
+    "SignalHeld": ("SIGNAL_HELD", "info"),
+    "SignalRejected": ("SIGNAL_REJECTED", "warn"),
+    "DecisionMade": ("DECISION", "info"),
+}
 FAILED = frozenset({"OrderRejected", "OrderUnknown", "OrderContradicted", "OrderCancelRefused", "OrderAmendRefused"})
 
 
@@ -79,6 +85,8 @@ class EventLog:
             return (route("exchange", *EXCHANGE_WORDS[kind]),)
         if event.channel == "health" and kind in CONDITION_WORDS:
             return (route("execution", *CONDITION_WORDS[kind]),)
+        if event.channel == "signals" and kind in SIGNAL_WORDS:
+            return (route("execution", *SIGNAL_WORDS[kind]),)
         if event.channel == "positions":
             return (route("portfolio", kind),)
         return (route("execution", kind),)

@@ -44,7 +44,7 @@ CLOSE_WAIT_S = 5.0
 
 SLOW, UNAUTHORIZED, GOING_AWAY, TRY_LATER, TOO_LARGE = 4408, 4401, 1001, 1013, 1009
 
-EVENT_CHANNELS = ("orders", "trades", "positions")
+EVENT_CHANNELS = ("orders", "trades", "positions", "signals", "risk")
 STATE_LIKE = frozenset(("positions",))
 BOOK = "book:"
 # How often each picture is made, seconds.

@@ -14,7 +14,9 @@ from ..core.kernel.conditions import Condition
 from ..core.kernel.outbox import encode_document
 from ..core.model.messages import OrderEnded
 from ..core.model.records import Order, State
-from .context import Api, Readiness, ServiceStatus
+from ..strategies_bridge.services.health import ServiceStatus
+from ..strategies_bridge.trading_loop import LoopView
+from .context import Api, Readiness
 from .wire import Answer, Call
 
 NS_PER_MS = 1_000_000
@@ -62,6 +64,7 @@ class Health(msgspec.Struct, frozen=True, rename="camel"):
     readiness: Readiness
     conditions: list[Condition]  # every degraded mode that holds, the oldest first
     role: str = "writer"  # or standby: another process of the node is the writer, this one waits
+    trading_loop: LoopView | msgspec.UnsetType = msgspec.UNSET  # where TRADING_LOOP is true
 
 
 class Tally:
@@ -156,6 +159,7 @@ class HealthEndpoints:
             ),
             readiness=readiness,
             conditions=conditions,
+            trading_loop=api.trading_loop() or msgspec.UNSET,
         )
 
     async def health(self, _call: Call, _: Receive) -> Answer:

@@ -55,6 +55,7 @@ class Metrics(Collector):
         yield from self._orders()
         yield from self._kernel()
         yield from self._venues()
+        yield from self._services()
         yield from self._service()
 
     def _conditions(self) -> Iterator[Metric]:
@@ -118,6 +119,16 @@ class Metrics(Collector):
             for name, value in counted.items():
                 figures.add_metric((exchange, CAPITAL.sub(r"_\1", name).lower()), value)
         yield from (up, left, late, figures)
+
+    def _services(self) -> Iterator[Metric]:
+        """The other services of the bot."""
+        up = GaugeMetricFamily("tbx_service_up", "Whether another service answered the last look.", labels=("service",))
+        for name, status in self.api.services().items():
+            up.add_metric((name,), status.answers)
+        yield up
+        text = "From asking the risk service about an entry to its answer, or to none."
+        if (latency := self.api.risk_latency) is not None:
+            yield _histogram("tbx_risk_service_seconds", text, latency)
 
     def _service(self) -> Iterator[Metric]:
         api, feed = self.api, self.feed

@@ -82,6 +82,59 @@ class PositionClosing(msgspec.Struct, forbid_unknown_fields=True):
     quantity: Quantity | None = None
 
 
+class TradingStateRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What may be traded; without a scope everywhere."""
+
+    state: Literal["ACTIVE", "REDUCING", "HALTED", "FLATTEN"]
+    scope: Annotated[str, msgspec.Meta(max_length=200, examples=["pair:BTC_USDT"])] | None = None
+    reason: Annotated[str, msgspec.Meta(max_length=200)] | None = None  # of every state but ACTIVE
+
+
+class DeadManRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Seconds within which the timer has to be renewed; 0 disarms it."""
+
+    timeout: Annotated[int, msgspec.Meta(ge=0, le=86_400)]
+
+
+class DrillRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Where to drill; without a pair at the first that has a fresh book."""
+
+    pair: str | None = None
+
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)] | str
+
+
+class RiskParametersRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """How a signal is sized: by how much of the equity it may lose at its stop, as a share (0.02 is 2 %), and how."""
+
+    max_risk_percent: Share | None = None
+    position_size_method: (
+        Literal["fixed_fraction", "fixed_fractional", "volatility_adjusted", "kelly", "kelly_criterion"] | None
+    ) = None
+
+
+class SignalRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """A trading decision. BUY is sized and becomes an entry with its exits; SELL and CLOSE sell what is held (of the
+    strategy, where one is named); HOLD is put on record."""
+
+    pair: Annotated[str, msgspec.Meta(pattern="^[A-Z0-9]+_[A-Z0-9]+$", examples=["RVN_USDT"])]
+    signal: Literal["BUY", "SELL", "HOLD", "CLOSE"]
+    confidence: Share | None = None
+    source: str | None = None
+    strategy: str | None = None
+    entry_price: Price | None = None
+    stop_loss: Price | None = None
+    take_profit: Price | None = None
+    risk_parameters: RiskParametersRequest | None = None
+    metadata: dict[str, Any] | None = None  # at most 4 KiB; kept as it is
+    signal_id: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9._:-]{1,64}$")] | None = None
+    exchange: str | None = None
+    paper_trade: bool | None = None
+    timestamp: int | None = None  # ms, when it was decided
+    expires_at: int | None = None  # ms
+
+
 class Operation:
     """A row of the table of routes."""
 

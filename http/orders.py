@@ -216,7 +216,7 @@ class OrderEndpoints:
         """POST /api/orders/preview: checks and expectations; nothing is sent or put on record."""
         doc = document(await read_body(receive, call))
         command: SubmitOrder = self.rules.submit_order(doc, _nobody, self._now_ms())
-        outcome = self.api.preview(command)
+        outcome = await self.api.preview(command)
         if isinstance(outcome, Refusal):
             raise refused(outcome)
         return Answer(encode_document(outcome))

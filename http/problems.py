@@ -37,6 +37,7 @@ class ProblemDocument(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     order_id: str | None = None  # of the order on record as rejected, or of the one that is in the way
     risk_validation: RiskValidation | None = None
     order: OrderView | None = None
+    signal_id: str | None = None  # of the rejected signal on record
 
 
 class Problem(Exception):
@@ -71,9 +72,16 @@ class Problem(Exception):
             instance=instance,
             errors=self.errors,
             order_id=order.order_id if order is not None else None,
-            risk_validation=order.risk if order is not None else None,
+            risk_validation=self._risk(),
             order=order_view(order) if order is not None else None,
+            signal_id=self.refusal.signal_id if self.refusal is not None else None,
         )
+
+    def _risk(self) -> RiskValidation | None:
+        refusal = self.refusal
+        if refusal is None:
+            return None
+        return refusal.order.risk if refusal.order is not None else refusal.risk
 
     def encode(self, instance: str) -> bytes:
         return encode_document(self.document(instance))
@@ -117,7 +125,24 @@ CODES = {
     "ORIGIN_NOT_ALLOWED": "The web page that sent the request is none of ALLOWED_ORIGINS.",
     "NOT_FOUND": "There is no such path.",
     "ORDER_NOT_FOUND": "No order has this id, in memory or in the archive.",
+    "SIGNAL_NOT_FOUND": "No signal has this id; the last 10,000 are kept.",
+    "SIGNAL_EXPIRED": "Its expiresAt is over, or its timestamp is older than SIGNAL_MAX_AGE.",
+    "SIGNAL_FROM_FUTURE": "Its timestamp is more than 5 s ahead of this service's clock.",
+    "CONTRADICTORY_SIGNAL": "Stop, entry and target do not follow one another, or the market is beyond one of them.",
+    "ENTRY_PRICE_AWAY": "Its entryPrice is further from the market than PRICE_COLLAR_PERCENT.",
+    "ZERO_STOP_DISTANCE": "The stop is at the entry price, so there is nothing to size with.",
+    "TARGET_REQUIRED": "The sizing method needs a takeProfit.",
+    "CONFIDENCE_REQUIRED": "Kelly needs a probability of winning: give a confidence.",
+    "NO_EDGE": "By Kelly nothing is expected to be won: the probability is too small for these prices.",
+    "NO_VOLATILITY": "The pair has not been watched long enough to size by its volatility.",
+    "NO_EQUITY": "There is no equity to size with.",
+    "NO_ROOM": "A limit leaves nothing to order; the detail names it.",
+    "NOTHING_TO_SELL": "Nothing of the pair is held (by that strategy); on spot a sale opens no position.",
+    "TOO_MANY_SIGNALS": "Too many signals wait for the risk service or an exchange; Retry-After says when to go on.",
     "POSITION_NOT_FOUND": "No open position has this id.",
+    "STRATEGY_NOT_FOUND": "No strategy of this name runs, or ran, in this process.",
+    "STRATEGY_STATE": "The strategy runs already, or is stopped already.",
+    "STRATEGY_NOT_STARTED": "The strategy could not be made anew; the detail says what its code said.",
     "METHOD_NOT_ALLOWED": "The path is there, the method is not; Allow lists those that are.",
     "BODY_TOO_LARGE": "The body is over 64 KiB.",
     "NOT_JSON_CONTENT": "A body needs Content-Type: application/json.",
@@ -134,15 +159,27 @@ CODES = {
     "INVALID_EXCHANGE": "None of the exchanges that are connected.",
     "IDEMPOTENCY_MISMATCH": "The clientOrderId was used for another order, or differs from the Idempotency-Key.",
     "IDEMPOTENCY_IN_PROGRESS": "The first request with this clientOrderId is not answered yet.",
+    "COMMAND_EXPIRED": "A command of the stream was read after the time that its sender gave it; nothing was done.",
     "ORDER_ENDED": "The order has ended and takes no change.",
     "NOT_IN_DOUBT": "The order's outcome is known, so there is nothing to resolve; cancel it to end it.",
     "WAS_TAKEN": "The exchange had taken the order, so it cannot be resolved as not_taken.",
     "VENUE_HAS_IT": "Asked once more, the exchange has the order: it is what the exchange says, and was not resolved.",
     "ORDER_IN_FLIGHT": "The order is on its way to or from its venue; try again when it is open.",
     "INSUFFICIENT_BALANCE": "The wallet does not hold what the order would reserve; the order is on record, rejected.",
-    "TRADING_LIMITED": "The trading state allows no such order: REDUCING takes sales only, HALTED nothing.",
+    "TRADING_LIMITED": "The trading state allows no such order: REDUCING: sales, FLATTEN: what closes, HALTED: none.",
+    "STILL_LIMITED": "Something limits trading that nobody can lift: it ends by itself, or with a restart.",
+    "INVALID_SCOPE": "A scope is empty for everything, exchange:NAME, pair:BASE_QUOTE or strategy:NAME.",
+    "TOO_MANY_LIMITS": "As many parts of trading are limited as there may be; lift those that are over.",
+    "DRILL_RUNNING": "One drill at a time; the last one runs, or is being cleaned up.",
     "RISK_POSITION_SIZE": "The position would be a greater share of equity than MAX_POSITION_SIZE.",
     "RISK_DAILY_LOSS": "Today's loss is over MAX_DAILY_LOSS.",
+    "RISK_PER_TRADE": "At its stop the entry would lose more than MAX_RISK_PER_TRADE of the equity.",
+    "RISK_PER_DAY": "Today's realised loss and all stops together would come to more than MAX_DAILY_RISK.",
+    "RISK_CORRELATED_EXPOSURE": "Too much would be held in currencies that move together: MAX_CORRELATED_EXPOSURE.",
+    "RISK_SERVICE_REFUSED": "The risk service recommends less than was asked for, and less could not be sent instead.",
+    "PRICE_COLLAR": "The price lies further beyond the mid than PRICE_COLLAR_PERCENT: a slip of the finger.",
+    "ORDER_RATE": "More orders a second than ORDER_RATE_LIMIT from one strategy; none of it is on record.",
+    "STOP_REQUIRED": "An entry needs a stop, and none could be attached, or the sizing method needs one.",
     "QUANTITY_STEP": "Not a whole number of the instrument's quantity steps; the nearest ones are named.",
     "PRICE_STEP": "Not a whole number of the instrument's price steps; the nearest ones are named.",
     "BELOW_MIN_QUANTITY": "Under the instrument's least quantity.",

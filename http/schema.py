@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from ..core.model.messages import Reply, SubmitOrder
+from ..core.model.messages import ExecuteSignal, Reply, SubmitOrder
 from ..core.model.records import SignalData
 from .problems import FieldError, Problem, invalid
 
@@ -49,6 +49,8 @@ CLOSE_FIELDS = frozenset(("quantity",))
 RESOLVE_FIELDS = frozenset(("outcome", "reason"))
 OUTCOMES = ("not_taken", "cancelled", "ask")
 NONE_KNOWN: frozenset[str] = frozenset()
+# Fields of a command that are no part of what was asked for.
+NOT_ASKED_FOR = frozenset(("reply", "fingerprint", "advice", "on_decided", "refit"))
 
 # Numbers with a fraction or an exponent, and integers beyond 64 bits, arrive as their text.
 _decode = msgspec.json.Decoder(float_hook=str).decode
@@ -151,6 +153,16 @@ class Fields:
             self.wrong(field, "OUT_OF_RANGE", "must be greater than 0")
         else:
             return number
+        return None
+
+    def share(self, field: str, *, above_zero: bool = False) -> Decimal | None:
+        """A number from 0 to 1."""
+        value = self.doc.get(field)
+        number = None if value is None else self._number(field, value)
+        if number is None or (0 <= number <= 1 and (number or not above_zero)):
+            return number
+        least = "above 0" if above_zero else "0"
+        self.wrong(field, "OUT_OF_RANGE", f"expected {least} to 1, as a share: 0.02 is 2 %")
         return None
 
     def _number(self, field: str, value: object) -> Decimal | None:
@@ -432,13 +444,13 @@ OPTIONAL: dict[str, tuple[str, Callable[[Fields, str], Any]]] = {
 }
 
 
-def client_id(fields: Fields, key: str | None) -> str | None:
-    """`clientOrderId`, else the Idempotency-Key; raises Problem 422 where both are given and differ."""
-    value = fields.doc.get("clientOrderId")
+def client_id(fields: Fields, key: str | None, field: str = "clientOrderId") -> str | None:
+    """The caller's own id in this field, else the Idempotency-Key; notes what is wrong, also that both differ."""
+    value = fields.doc.get(field)
     if value is None and key is None:
         return None
     if value is not None and (value.__class__ is not str or CLIENT_ORDER_ID.fullmatch(value) is None):
-        fields.wrong("clientOrderId", "INVALID_VALUE", "expected 1 to 64 letters, digits or . _ : -")
+        fields.wrong(field, "INVALID_VALUE", "expected 1 to 64 letters, digits or . _ : -")
         return None
     if key is None:
         return value
@@ -446,7 +458,7 @@ def client_id(fields: Fields, key: str | None) -> str | None:
         fields.wrong("Idempotency-Key", "INVALID_VALUE", "expected 1 to 64 letters, digits or . _ : -")
         return None
     if value is not None and value != key:
-        fields.wrong("Idempotency-Key", "IDEMPOTENCY_MISMATCH", "differs from clientOrderId; send one of them")
+        fields.wrong("Idempotency-Key", "IDEMPOTENCY_MISMATCH", f"differs from {field}; send one of them")
         return None
     return key
 
@@ -459,11 +471,11 @@ def checked_key(key: str) -> str:
     return key
 
 
-def fingerprint(command: SubmitOrder) -> str:
+def fingerprint(command: SubmitOrder | ExecuteSignal) -> str:
     """The same for two requests that ask for the same, however they were written."""
     parts = []
     for name in command.__struct_fields__:
-        if name in ("reply", "fingerprint"):
+        if name in NOT_ASKED_FOR:
             continue
         value = getattr(command, name)
         parts.append(str(value.normalize()) if isinstance(value, Decimal) else repr(_canonical(value)))

@@ -34,19 +34,24 @@ from ..core.settings import Settings
 from ..core.state.archive import Archive, ArchivedOrder, ArchivedTrade
 from ..core.state.server import EmbeddedRedis
 from ..core.state.store import Store
+from ..strategies_bridge.loading import plan
+from ..strategies_bridge.runner import WindDown
+from ..strategies_bridge.services.health import Services
 from ..venues.background import watch
 from .app import App, server_options
 from .archive import ArchivedHistory
 from .composition import Node
-from .context import Api, Readiness, readiness_of
+from .context import Api, Readiness, no_loop, readiness_of
 from .eventlog import EventLog
 from .exchanges import Exchanges, Simulated
 from .logfiles import LogFiles
-from .neighbours import Neighbours
+from .loop import loop_of
 from .preview import Previewer
 from .standby import Standby
 from .state.takeover import TakeOver
 from .state.watermark import Watermark
+from .strategy_control import StrategyLines
+from .stream_commands import stream_of
 from .writer import Succession, start_redis
 
 EXIT_FENCED = 3  # another process is the writer, or Redis holds another state
@@ -54,6 +59,7 @@ LOG_FLUSH_S = 0.1
 WATCH_REDIS_S = 0.5
 READY_TIMEOUT_S = 30.0
 SHUTDOWN_TIMEOUT_S = 10.0
+STRATEGIES_TIMEOUT_S = 5.0  # for their orders to be cancelled
 RECONCILE_TIMEOUT_S = 5.0
 CONNECTIONS_MAX = 10_000
 # What is kept makes no reference cycles, so the collector finds little; by default it would look every 700 objects.
@@ -90,6 +96,7 @@ class Service:
     # --- the whole
 
     async def run(self) -> int:
+        self.strategies = plan(self.settings.strategies)  # first: what is wrong with one is told before anything starts
         self.loop = asyncio.get_running_loop()
         self.clock = SystemClock(self.loop, time.time_ns)
         self.listener = bind(self.settings)
@@ -210,14 +217,22 @@ class Service:
             on_fatal=self._fatal,
             on_fault=self._fault,
             on_trouble=self._trouble,
+            strategies=self.strategies,
+            on_strategy=StrategyLines(self.logs, self.say),
         )
         self.node.kernel.feed.append(EventLog(self.logs).committed)
         self.node.kernel.bus.subscribe(StoreStateChanged, self._store_changed)
         self.takeover.tell(taken, self.node.kernel)
         if taken.wrong:
             self.node.guard.limit("books", TradingState.HALTED, taken.wrong)
+        self.services = Services(self.settings, self.node.kernel, tell=self._broken)
+        self.services.advise(self.node.advising)
+        self.trading_loop = loop_of(self.node, self.settings, self.services, self.logs)
+        if self.strategies:
+            stack.callback(self.node.strategies.watchdog(self.settings.strategy_time_limit_ns).close)
         self.node.start()
         stack.callback(self.node.kernel.heart.stop)
+        stack.push_async_callback(self.services.aclose)
         stack.push_async_callback(self._settle)
 
     async def _exchanges(self) -> Exchanges:
@@ -241,17 +256,10 @@ class Service:
             await self.serving
 
     async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
-        neighbours = Neighbours(
-            {
-                "core": self.settings.core_service_url,
-                "risk": self.settings.risk_service_url,
-                "ml": self.settings.ml_service_url,
-            },
-            lambda: time.time_ns() // MS_NS,
-        )
-        app = App(self._api(neighbours))
+        app = App(self._api())
+        stack.push_async_callback(self.services.stop)
         for coroutine, what in (
-            (neighbours.run(), "looking after the other services"),
+            (self.services.run(), "looking after the other services"),
             (self._flush_logs(), "writing the logs"),
             (self._watch(), "looking after Redis"),
             (self.mark.keep(lambda: self.node.kernel.committed_seq), "keeping how far commits are acknowledged"),
@@ -271,6 +279,11 @@ class Service:
         gc.set_threshold(*GC_THRESHOLDS)
         give_back_memory()
         self._announce()
+        self._read_commands(app.api, stack)
+        if self.trading_loop is not None:
+            trading = self.loop.create_task(self.trading_loop.run())
+            watch(trading, "the trading loop", self._broken)
+            stack.callback(trading.cancel)
         rest = self.loop.create_task(self.takeover.rest_of_journal(self.node.kernel))
         watch(rest, "looking at the journal", self._broken)
         stack.callback(rest.cancel)
@@ -278,10 +291,11 @@ class Service:
         await asyncio.wait((self.serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         self.say("stopping")
         self.logs.execution("info", "STOPPING")
+        await self._end_strategies()
         await app.close()
         await self._hang_up()
 
-    def _api(self, neighbours: Neighbours) -> Api:
+    def _api(self) -> Api:
         node = self.node
         return Api(
             kernel=node.kernel,
@@ -297,17 +311,31 @@ class Service:
             readiness=self.readiness,
             trading_state=lambda: node.guard.state.value,
             trading_why=lambda: node.guard.why,
-            preview=Previewer(node.engine, node.checks, self.clock),
+            preview=Previewer(node.engine, node.checks, node.advising, self.clock),
             refresh=self._refresh,
             log=self.logs,
             started_ns=time.time_ns(),
-            services=neighbours.read,
+            services=self.services.statuses,
+            trading_loop=self.trading_loop.view if self.trading_loop is not None else no_loop,
+            risk_latency=self.services.risk.latency if self.services.risk is not None else None,
             archive_used=lambda: self.archived_before or node.history.archived > 0,
             open_orders=node.orders.open.values,
             history=node.history,
+            subledgers=node.subledgers,
+            signals=node.signals,
+            strategies=node.strategies.views,
+            risk=node.overview,
             comparisons=node.reconciliation,
             figures=lambda: {venue.name: venue.counters() for venue in node.live_venues},
         )
+
+    def _read_commands(self, api: Api, stack: contextlib.AsyncExitStack) -> None:
+        stream = stream_of(api, self.node.command_marks, self.store, self.logs.execution)
+        if stream is not None and not self.stopping.is_set():
+            task = self.loop.create_task(stream.run())
+            watch(task, "reading commands", self._broken)
+            stack.callback(task.cancel)
+            stack.push_async_callback(stream.stop)
 
     async def _until_ready(self) -> None:
         """Recovered, and every venue has a book; gives up after a bound, and then says what is missing."""
@@ -327,6 +355,18 @@ class Service:
         self.logs.execution("info", "STARTED", environment=settings.node_env, redis=self.store.redis_version, **facts)
 
     # --- down
+
+    async def _end_strategies(self) -> None:
+        """While exchanges still answer: what strategies leave on their books must not rest there unattended."""
+        if not self.strategies or self.exit_code == EXIT_FENCED:
+            return
+        ended = asyncio.Event()
+        self.node.kernel.input(WindDown(ended.set))
+        try:
+            await asyncio.wait_for(ended.wait(), STRATEGIES_TIMEOUT_S)
+        except TimeoutError:
+            self.say("an exchange has not answered every cancel of the strategies' orders; look there")
+            self.logs.execution("warn", "STRATEGY_ORDERS_LEFT", seconds=STRATEGIES_TIMEOUT_S)
 
     async def _settle(self) -> None:
         """Stop what makes inputs and wait until the last of them is committed."""
