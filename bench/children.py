@@ -42,6 +42,14 @@ SERVICE_SETTINGS = {
     "CORE_SERVICE_URL": "none",
     "RISK_SERVICE_URL": "none",
     "ML_SERVICE_URL": "none",
+    "BACKTEST_SERVICE_URL": "none",
+    "DASHBOARD_SERVICE_URL": "none",
+    # One order is one order, as in the rounds before there were these: risk_bench.py measures what they cost.
+    "ORDER_RATE_LIMIT": "0",
+    "STOP_LOSS_ENABLED": "false",
+    "MAX_RISK_PER_TRADE": "1",
+    "MAX_DAILY_RISK": "1",
+    "MAX_CORRELATED_EXPOSURE": "1",
 }
 
 

@@ -50,6 +50,12 @@ SETTINGS = {
     "BINANCE_API_SECRET": "s" * 64,
     "API_KEYS": f"bench:{'0' * 64}:read+trade",
     "MAX_POSITION_SIZE": "1",
+    "ORDER_RATE_LIMIT": "0",
+    "STOP_LOSS_ENABLED": "false",
+    "MAX_RISK_PER_TRADE": "1",
+    "MAX_DAILY_RISK": "1",
+    "MAX_CORRELATED_EXPOSURE": "1",
+    "RISK_SERVICE_URL": "none",
 }
 
 

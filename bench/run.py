@@ -28,8 +28,11 @@ import follow_bench  # noqa: E402
 import micro  # noqa: E402
 import recover_bench  # noqa: E402
 import replay_bench  # noqa: E402
+import risk_service_bench  # noqa: E402
 import service_bench  # noqa: E402
+import signal_bench  # noqa: E402
 import store_rows  # noqa: E402
+import strategies_bench  # noqa: E402
 import tick_bench  # noqa: E402
 from table import Figure, append_history, circumstances, render, summary  # noqa: E402
 
@@ -50,6 +53,9 @@ def measurements() -> dict[str, tuple[str, Measurement]]:
         "recover": ("start to ready of a live service with 10,000 open orders, 50,000 trades", recover_bench.recover),
         "tick": ("a depth frame to an order frame over real sockets, beside an echo", tick_bench.tick),
         "follow": ("200 symbols of diff depth, from the exchange's clock to the books", follow_bench.follow),
+        "signal": ("a signal to its orders committed, on a real Redis", signal_bench.signals),
+        "risk-service": ("a local risk service asked about an entry", risk_service_bench.risk_service),
+        "strategies": ("50 strategies in the process, 1,000 books a second", strategies_bench.strategies),
         "replay": ("recorded frames to books", replay_bench.replay),
     }
     for path in sorted(BENCH.glob("bench_*.py")):

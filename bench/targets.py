@@ -41,6 +41,7 @@ WANTED = (
         Target("p50", "<=", 60),
         "executionReport bytes to portfolio and WebSocket event",
     ),
+    Wanted("test_local_checks_of_an_entry", "us", Target("p50", "<=", 30), "local checks of an entry, 1,000 positions"),
     Wanted("test_order_frame_encode[session]", "us", Target("p50", "<=", 3), "order frame encode, session logged on"),
     Wanted("test_order_status_update_by_cancel", "ms", _STATUS, "order status update, DELETE to GET", _STATUS_FLOOR),
     Wanted("test_order_status_update_by_amend", "ms", _STATUS, "order status update, PATCH to GET", _STATUS_FLOOR),
