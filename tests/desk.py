@@ -28,10 +28,13 @@ from tbx.core.model.messages import (
     VenueFilled,
 )
 from tbx.core.model.records import Fill, Order
+from tbx.core.portfolio.subpositions import adds_up
 from tbx.core.settings import load_settings
 from tbx.core.state.memory import MemoryStore
 from tbx.core.state.store import Loaded
 from tbx.http.composition import Node
+
+from .risk_off import OLD_RISK_LIMITS
 
 Level = tuple[str, str]  # price, quantity
 RVN = "RVN_USDT"
@@ -76,7 +79,7 @@ class Desk:
     """One node. `restart` ends the process as kill -9 does and starts the next on what was committed."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        given = {"INITIAL_BALANCE": "50000", "MAX_POSITION_SIZE": "1", **settings}
+        given = {"INITIAL_BALANCE": "50000", **OLD_RISK_LIMITS, "MAX_POSITION_SIZE": "1", **settings}
         self.settings = load_settings(given, folder)
         self.clock = ManualClock()
         self.store = MemoryStore(self.clock.call_soon)
@@ -246,6 +249,9 @@ class Desk:
         for balance in node.ledger:
             assert balance.locked == locked.get((balance.wallet, balance.currency), 0), balance
             assert balance.total >= balance.locked >= 0, balance
+        for _, position in node.portfolio.records():
+            if position.updated_ns:
+                assert adds_up(position, node.subledgers.of(position.wallet, position.pair)), position
 
 
 def refused(answer: Any) -> str:

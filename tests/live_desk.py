@@ -45,6 +45,7 @@ from tbx.venues.simulator.exchange.records import Order as TheirOrder
 from .desk import HandMarket, loaded_from
 from .live_check import check
 from .live_network import LiveNetwork, ProcessClock, Stepped
+from .risk_off import NO_RISK_LIMITS
 
 BTC, ETH = "BTC_USDT", "ETH_USDT"
 SYMBOLS = {BTC: "BTCUSDT", ETH: "ETHUSDT"}
@@ -188,10 +189,8 @@ class LiveDesk:
             "BINANCE_API_SECRET": "s",
             "BINANCE_PAIRS": f"{BTC},{ETH}",
             "API_KEYS": KEY,
-            "MAX_POSITION_SIZE": "1",
-            "MAX_DAILY_LOSS": "1",
+            **NO_RISK_LIMITS,
             "DEFAULT_ORDER_TIMEOUT": "0",
-            "STOP_LOSS_ENABLED": "false",
             **more,
         }
         return load_settings(given, folder)

@@ -24,6 +24,7 @@ from tbx.core.setting_values import key_digest
 
 from .exchange_process import ExchangeProcess
 from .live_desk import order_id_of
+from .risk_off import NO_RISK_LIMITS
 from .service_process import ServiceProcess
 
 API_KEY = "tbx_a_key_of_the_tests"
@@ -51,7 +52,7 @@ class Live:
             "BINANCE_PAIRS": ",".join(SYMBOLS),
             "API_KEYS": f"tests:{digest}:read+trade+admin",
             "RATE_LIMIT": "0",
-            "MAX_POSITION_SIZE": "1",
+            **NO_RISK_LIMITS,
             "NODE_ID": "hmac" if hmac else "main",
         }
         keys = exchange.accounts[0]["hmac" if hmac else "ed25519"]

@@ -75,6 +75,7 @@ class Desk:
         market: tuple[str, str] = ("xeggex", "XMR_USDT"),
         wallet: str = "paper.xeggex",
         reserved_change: str = "0",
+        strategy: str = "",
     ) -> Fill:
         listed = INSTRUMENTS[market]
         number = len(self.fills)
@@ -93,6 +94,7 @@ class Desk:
             fee=D(fee),
             fee_currency=fee_currency,
             timestamp_ns=self.clock.now_ns(),
+            strategy=strategy,
         )
         order = Order(
             order_id="ORD",

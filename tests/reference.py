@@ -7,8 +7,11 @@ source with and without the compiler.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
+import math
 import re
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -277,3 +280,62 @@ def walked_together(
             taken[index] = (filled + take, cost + take * price)
             left -= take * venues[index].lot_scale
     return left, taken
+
+
+# --- sizing and statistics -----------------------------------------------------------------------------------------
+
+
+def kelly_by_search(p: float, b: float) -> float:
+    """The stake (share of all there is) at which the expected logarithm of wealth is greatest, found by trying."""
+    low, high = 0.0, 1.0 - 1e-12
+
+    def growth(stake: float) -> float:
+        return p * math.log1p(b * stake) + (1 - p) * math.log1p(-stake)
+
+    for _ in range(200):
+        one, two = low + (high - low) / 3, high - (high - low) / 3
+        if growth(one) < growth(two):
+            low = one
+        else:
+            high = two
+    return (low + high) / 2
+
+
+def wilson_by_hand(won: int, closed: int) -> float:
+    """Lower end of the 95 % Wilson interval, as the textbook has it."""
+    z = 1.959963984540054
+    share = won / closed
+    middle = share + z * z / (2 * closed)
+    spread = z * math.sqrt(share * (1 - share) / closed + z * z / (4 * closed * closed))
+    return (middle - spread) / (1 + z * z / closed)
+
+
+def volatility_of(mids: Sequence[float | None], interval_s: float, decay: float = 0.94) -> float | None:
+    """A year's volatility from mids at a fixed interval, None for a gap; weights written out one by one."""
+    returns = [
+        math.log(after / before)
+        for before, after in itertools.pairwise(mids)
+        if before is not None and after is not None
+    ]
+    if len(returns) < 12:
+        return None
+    weights = [decay**age for age in range(len(returns))]
+    mean = sum(w * r * r for w, r in zip(weights, reversed(returns), strict=True)) / sum(weights)
+    return math.sqrt(mean * 365 * 86_400 / interval_s)
+
+
+def correlation_of(one: Sequence[float | None], other: Sequence[float | None], least: int) -> float | None:
+    """Pearson's, over the steps that both have; None where they are too few, or one of the two never moves."""
+    both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    if len(both) < least or len({a for a, _ in both}) < 2 or len({b for _, b in both}) < 2:
+        return None
+    return statistics.correlation([a for a, _ in both], [b for _, b in both])
+
+
+def connected(count: int, edges: set[tuple[int, int]]) -> set[frozenset[int]]:
+    """Union-find by relabelling."""
+    label = list(range(count))
+    for one, other in edges:
+        old, new = label[one], label[other]
+        label = [new if mine == old else mine for mine in label]
+    return {frozenset(i for i in range(count) if label[i] == name) for name in set(label)}

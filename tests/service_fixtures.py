@@ -18,15 +18,17 @@ import uvicorn
 
 from tbx.core.kernel.clock import SystemClock
 from tbx.core.orders.queries import OrderQueries
-from tbx.core.settings import load_settings
+from tbx.core.settings import Settings, load_settings
 from tbx.core.state.memory import MemoryStore
 from tbx.core.state.store import Loaded, Store
 from tbx.http.app import App, server_options
 from tbx.http.composition import Node
 from tbx.http.context import Api, readiness_of
 from tbx.http.preview import Previewer
+from tbx.strategies_bridge.services.health import Services, ServiceStatus
 
 from .redis_fixtures import until
+from .risk_off import OLD_RISK_LIMITS
 
 EMPTY = Loaded(meta={}, tables={}, seq=0, number=0, equity=[])
 
@@ -102,12 +104,42 @@ class Served:
         return answer.json()
 
 
+class Others:
+    """The other services of the bot, asked only where the test says where one of them is."""
+
+    def __init__(self, environment: Mapping[str, str], settings: Settings, node: Node, log: Lines) -> None:
+        self.services: Services | None = None
+        if any(name.endswith("_SERVICE_URL") for name in environment):
+            self.services = Services(settings, node.kernel, tell=lambda text: log.execution("error", text))
+            self.services.advise(node.advising)
+            self.looking = asyncio.ensure_future(self.services.run())
+
+    def statuses(self) -> Mapping[str, ServiceStatus]:
+        return self.services.statuses() if self.services is not None else {}
+
+    async def close(self) -> None:
+        if self.services is not None:
+            self.looking.cancel()
+            await self.services.stop()
+            await self.services.aclose()
+
+
+async def answering(app: App, listener: socket.socket) -> uvicorn.Server:
+    """What `serve` does, without its main loop, which looks ten times a second whether it shall end."""
+    config = uvicorn.Config(app.asgi, **server_options())
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    return server
+
+
 @asynccontextmanager
 async def a_service(
     folder: Path, environment: dict[str, str] | None = None, *, store: Store | None = None
 ) -> AsyncIterator[Served]:
     loop = asyncio.get_running_loop()
-    settings = load_settings({"PAPER_LATENCY_MS": "0", **(environment or {})}, folder)
+    settings = load_settings({**OLD_RISK_LIMITS, "PAPER_LATENCY_MS": "0", **(environment or {})}, folder)
     clock = SystemClock(loop, time.time_ns)
     commits = Acknowledgements(loop.call_soon)
     memory = MemoryStore(commits)
@@ -121,6 +153,7 @@ async def a_service(
     async def refresh() -> None:
         node.portfolio.revalue()
 
+    others = Others(environment or {}, settings, node, log)
     node.start()
     api = Api(
         kernel=node.kernel,
@@ -128,6 +161,9 @@ async def a_service(
         loop=loop,
         queries=OrderQueries(node.orders),
         portfolio=node.portfolio,
+        subledgers=node.subledgers,
+        signals=node.signals,
+        risk=node.overview,
         market=node.market,
         journal=journal,
         epoch="j1",
@@ -136,21 +172,17 @@ async def a_service(
         readiness=lambda: readiness_of(node.kernel, reconciled=node.recovery.settled, venue=True),
         trading_state=lambda: node.guard.state.value,
         trading_why=lambda: node.guard.why,
-        preview=Previewer(node.engine, node.checks, clock),
+        preview=Previewer(node.engine, node.checks, node.advising, clock),
         refresh=refresh,
         log=log,
         started_ns=time.time_ns(),
         open_orders=node.orders.open.values,
         history=node.history,
+        services=others.statuses,
     )
     app = App(api)
     listener = socket.create_server(("127.0.0.1", 0))
-    # What `serve` does, without its main loop, which looks ten times a second whether it shall end.
-    config = uvicorn.Config(app.asgi, **server_options())
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listener])
+    server = await answering(app, listener)
     served = Served(app, node, store or memory, listener.getsockname()[1], log, commits)
     await until(lambda: node.market.fresh("xeggex", "RVN_USDT", time.time_ns()), "a book")
     try:
@@ -159,4 +191,5 @@ async def a_service(
         await served.http.aclose()
         await app.close()
         await server.shutdown(sockets=[listener])
+        await others.close()
         node.stop()

@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from .risk_off import OLD_RISK_LIMITS
+
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 60.0  # the first start on a machine compiles the kernels
 STOP_S = 15.0
@@ -31,8 +33,9 @@ class ServiceProcess:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.port = free_port()
-        self.settings = {"PORT": str(self.port), "CORE_SERVICE_URL": "none", "RISK_SERVICE_URL": "none"}
-        self.settings |= {"ML_SERVICE_URL": "none", **settings}
+        self.settings = {"PORT": str(self.port), "CORE_SERVICE_URL": "none", **OLD_RISK_LIMITS}
+        self.settings |= {"ML_SERVICE_URL": "none", "BACKTEST_SERVICE_URL": "none", "DASHBOARD_SERVICE_URL": "none"}
+        self.settings |= settings
         self.arguments: tuple[str, ...] = ()  # of `serve`
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)

@@ -181,11 +181,11 @@ async def test_events_that_were_dropped_are_told_to_who_listens(tmp_path: Path) 
         await socket.send(json.dumps({"op": "subscribe", "channels": ["orders"]}))
         await until(lambda: bool(service.app.feed.clients), "the client")
         assert json.loads(await socket.recv())["op"] == "subscribed"
-        kernel.outbox.EVENTS_MAX = 10
+        kernel.outbox.EVENTS_MAX = 20  # room for what tells that the store is back
         service.store.down = True
         await service.order()
         await until(lambda: not kernel.store_up, "the store is away")
-        for number in range(20):
+        for number in range(27):
             kernel.outbox.event("orders", "Noted", {"orderId": str(number)})
         assert kernel.conditions.holds("events_dropped")
         assert (await scrape(service))["tbx_events_dropped_total", ()] >= 10

@@ -264,12 +264,17 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 def options_of(seed: int) -> dict[str, Any]:
-    """Some seeds have the exchange's rate limits on, a small memory, or another kind of key."""
+    """Some seeds have the exchange's rate limits on, a small memory, another kind of key, a stop on every entry, or a
+    risk service that answers late, with less than was asked for, or not at all."""
     options: dict[str, Any] = {"signer": hmac if seed % 4 == 0 else ed25519}
     if seed % 10 == 3:
         options["limited"] = True
     if seed % 10 == 5:
         options |= {"MAX_ORDERS_KEPT": "50", "MAX_TRADES_KEPT": "50"}
+    if seed % 3 == 1:
+        options["STOP_LOSS_ENABLED"] = "true"
+    if seed % 7 == 2:
+        options["risk_service"] = True
     return options
 
 

@@ -13,6 +13,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tbx.core.kernel.kernel import CommitStore
 from tbx.core.model.errors import StoreError
 from tbx.core.model.messages import Faulted
 from tbx.core.model.records import Fill, Order
+from tbx.core.risk.advice import RiskAnswer, RiskQuestion
 from tbx.core.state.batch import Batch
 from tbx.core.state.store import Loaded
 
@@ -127,8 +129,11 @@ class World(LiveDesk):
     world: Heap
     store: FaultyStore | SimStore  # type: ignore[assignment]
 
-    def __init__(self, folder: Path, *, seed: int = 1, store: str = "redis", **options: Any) -> None:
+    def __init__(
+        self, folder: Path, *, seed: int = 1, store: str = "redis", risk_service: bool = False, **options: Any
+    ) -> None:
         """`store`: `redis` with the real protocol, or `memory`, which is quicker."""
+        self.risk_service = risk_service
         self.store_kind = store
         self.restarts = self.takeovers = 0
         # Every event that was ever committed, once: a commit that a power cut took back comes again.
@@ -165,8 +170,17 @@ class World(LiveDesk):
 
     def _start(self) -> None:
         super()._start()
+        if self.risk_service:
+            self.node.advising.ask = partial(self._advise, self.clock)
+            self.node.advising.relied_on = lambda: True
         self.began_ns = self.world.now_ns()
         self.node.kernel.feed.append(self.safety.told)
+
+    def _advise(self, clock: ProcessClock, question: RiskQuestion, done: Callable[[RiskAnswer], None]) -> None:
+        """The risk service: all of it, half of it or nothing, within the client's time limit."""
+        share = self.rng.choice((1, 1, Decimal("0.5"), None))
+        answer = RiskAnswer(failure="silent") if share is None else RiskAnswer(recommended=question.quantity * share)
+        clock.call_in(self.rng.randrange(1, 500) * MS_NS, done, answer)
 
     def restart(self, away_ms: int = 1_000) -> None:
         self.restarts += 1
