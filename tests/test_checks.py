@@ -212,6 +212,23 @@ def test_what_the_day_has_lost_counts_and_a_restart_remembers_it(tmp_path: Path)
     assert refused(answer) == "RISK_PER_DAY" and "today's loss of" in answer.detail
 
 
+def test_a_loss_of_this_moment_refuses_before_the_trading_state_has_followed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_DAILY_LOSS="0.001")
+    desk.wait(1_500)
+    desk.order("buy", "40000", wait_ms=20)
+    desk.price("0.0200", "0.0201", "90000")
+    desk.wait(150)
+    answer = desk.submit("buy", "1000")
+    assert refused(answer) == "RISK_DAILY_LOSS"
+    found = check_of(answer.order, "dailyLoss")
+    assert found.limit is not None and found.actual is not None and found.actual < found.limit < 0
+    assert desk.node.guard.state is TradingState.ACTIVE
+    desk.wait(1_000)
+    assert desk.node.guard.state is TradingState.REDUCING
+    assert refused(desk.submit("buy", "1000")) == "TRADING_LIMITED"
+    assert desk.order("sell", "1000").state is State.FILLED
+
+
 def test_a_new_day_begins_without_the_losses_of_the_last(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.order("buy", "40000")

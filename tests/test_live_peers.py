@@ -102,7 +102,8 @@ def test_a_stop_passes_where_growing_is_refused_and_there_is_no_cash(tmp_path: P
     desk.order("buy", "1")
     desk.go_to(59_000)
     desk.wait(1_000)
-    assert refused(desk.submit("buy", "0.001", price=50_000)) == "RISK_DAILY_LOSS"
+    answer = desk.submit("buy", "0.001", price=50_000)
+    assert refused(answer) == "TRADING_LIMITED" and "MAX_DAILY_LOSS" in answer.detail
     desk.deposit("USDT", str(-desk.held("USDT")))
     desk.wait(100)
     stop = desk.order("sell", "0.4", type="stop_loss", stop_price=58_500)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ def client_of(service: ServiceProcess) -> redis.Redis:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    process = ServiceProcess(tmp_path_factory.mktemp("streams"), PAPER_LATENCY_MS="0")
+    process = ServiceProcess(tmp_path_factory.mktemp("streams"), PAPER_LATENCY_MS="0", MAX_POSITION_SIZE="1")
     try:
         yield process.start()
     finally:
@@ -222,10 +223,13 @@ def test_the_example_in_the_documentation_runs_as_it_stands(service: ServiceProc
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", found[1]], cwd=service.folder, stdout=subprocess.PIPE, text=True
     )
+    late = threading.Timer(30, process.kill)  # what it prints is waited for no longer
+    late.start()
     try:
         assert process.stdout is not None
         lines = [process.stdout.readline(), process.stdout.readline()]
     finally:
+        late.cancel()
         process.kill()
         process.wait()
     answer = next(line for line in lines if line.startswith("answer 201"))

@@ -408,7 +408,7 @@ class OrderManager(Actor):
         if order.side == "buy" and order.price_ticks is None and order.guard_ticks is None:
             order.guard_ticks = self._guard_price(order)
         need = reservation(order, instrument) - order.reserved
-        refused = self.more_refusal(order, max(ZERO, need)) if need > 0 or order.side == "buy" else None
+        refused = self.more_refusal(order, need) if need > 0 else None
         if refused is not None:
             self.refuse(order, refused.detail, refused.code, now_ns)
             return False
