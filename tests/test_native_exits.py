@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tbx.core.model.messages import Submitted, VenueFilled
+from tbx.core.model.messages import ClosePosition, Submitted, VenueFilled
 from tbx.core.model.order_views import order_view
-from tbx.core.model.records import State
+from tbx.core.model.records import SignalData, State
 
 from .live_desk import BTC, refused
 from .native_desk import NativeDesk, done, is_at_exchange, is_here
@@ -460,3 +460,27 @@ def test_a_cancel_of_an_exit_whose_pair_is_refused_is_answered(tmp_path: Path) -
     assert desk.cancel(stop) is stop and stop.state is State.CANCELLED
     assert is_here(desk, target) and entry.protected == Decimal("0.00999")
     done(desk)
+
+
+def test_the_exits_of_a_strategy_that_sells_come_back_and_leave_those_of_the_other_one(desk: NativeDesk) -> None:
+    mine, yours = SignalData(strategy="mine"), SignalData(strategy="yours")
+    entry, stop, target = desk.bracket("0.01", signal_data=mine)
+    other, other_stop, _ = desk.bracket("0.02", signal_data=yours)
+    desk.order("buy", "0.05")  # coins of nobody, which are free
+    assert desk.at_exchange(stop) is not None and desk.at_exchange(other_stop) is not None
+    position = desk.node.portfolio.open_positions(paper=False)[0]
+    answer = desk._ask(
+        lambda reply: ClosePosition(
+            position_id=position.position_id, quantity=Decimal("0.00999"), signal_data=mine, reply=reply
+        ),
+        200,
+    )
+    assert isinstance(answer, Submitted), answer
+    desk.wait(500)
+    assert desk.node.subledgers.quantity("mine", "binance", BTC) == 0
+    assert desk.get(stop).ended and desk.get(target).ended
+    assert desk.at_exchange(other_stop) is not None and desk.get(other).protected == Decimal("0.01998")
+    desk.go_to(58_000)
+    desk.wait(2_000)
+    assert desk.node.subledgers.quantity("yours", "binance", BTC) == 0
+    assert desk.node.subledgers.quantity("", "binance", BTC) == Decimal("0.04995")

@@ -12,7 +12,7 @@ from ..kernel.kernel import Kernel
 from ..model.exact import ZERO, plain
 from ..model.instruments import OffGrid
 from ..model.messages import ClosePosition, Refusal, SubmitOrder
-from ..model.records import Position
+from ..model.records import Position, strategy_of
 from ..portfolio.valuation import is_paper
 from .manager import OrderManager
 
@@ -72,12 +72,18 @@ class Closing(Actor):
         self._submit(request, position.exchange, position.pair, instrument.quantity(lots), paper=paper)
 
     def _asks_back(self, request: ClosePosition, position: Position, there: Decimal, back: bool) -> bool:
-        """Whether exits at the venue hold what is to be sold: they come back first, and shrink with the sale."""
+        """Whether exits at the venue hold what is to be sold: they come back first, and shrink with the sale.
+
+        Those of a strategy that sells come back in any case: left there, they would sell the coins of another one.
+        """
         manager = self.manager
         wanted = position.quantity if request.quantity is None else request.quantity
         exits = [order for order in manager.orders.open.values() if order.at_venue and order.wallet == position.wallet]
         exits = [order for order in exits if order.pair == position.pair]
-        if not exits or not there < wanted <= position.quantity or manager.engine.unavailable(position.wallet):
+        if not there < wanted:
+            seller = request.signal_data.strategy if request.signal_data is not None else None
+            exits = [order for order in exits if seller and strategy_of(order) == seller]
+        if not exits or wanted > position.quantity or manager.engine.unavailable(position.wallet):
             return False
         if back:
             detail = f"{position.exchange} has not given back the exits of {position.position_id} yet; ask again"
