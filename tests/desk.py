@@ -252,6 +252,11 @@ class Desk:
         for _, position in node.portfolio.records():
             if position.updated_ns:
                 assert adds_up(position, node.subledgers.of(position.wallet, position.pair)), position
+        for name in node.subledgers.names():
+            shares = node.subledgers.positions(name)
+            trips = sum(share.closed_count for share in shares), sum(share.won_count for share in shares)
+            record = node.subledgers.record(name)
+            assert (record.closed, record.won) == trips, name
 
 
 def refused(answer: Any) -> str:

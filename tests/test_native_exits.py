@@ -464,7 +464,7 @@ def test_a_cancel_of_an_exit_whose_pair_is_refused_is_answered(tmp_path: Path) -
 
 def test_the_exits_of_a_strategy_that_sells_come_back_and_leave_those_of_the_other_one(desk: NativeDesk) -> None:
     mine, yours = SignalData(strategy="mine"), SignalData(strategy="yours")
-    entry, stop, target = desk.bracket("0.01", signal_data=mine)
+    _, stop, target = desk.bracket("0.01", signal_data=mine)
     other, other_stop, _ = desk.bracket("0.02", signal_data=yours)
     desk.order("buy", "0.05")  # coins of nobody, which are free
     assert desk.at_exchange(stop) is not None and desk.at_exchange(other_stop) is not None

@@ -31,6 +31,9 @@ class Record(msgspec.Struct, frozen=True):
     won: int = 0  # of those, with a profit
 
 
+NO_RECORD = Record()
+
+
 class SubLedgers(Actor):
     """Sub-positions by wallet, pair and strategy; what is told of a strategy is of one side: paper's if `paper`."""
 
@@ -40,6 +43,9 @@ class SubLedgers(Actor):
         self.paper = paper
         self._shares: dict[tuple[str, str], Shares] = {}  # by wallet and pair
         self._of: dict[str, dict[tuple[str, str], SubPosition]] = {}  # by strategy
+        # Round trips, ended and won, by strategy in wallets of this side, and of each share as they are counted in that.
+        self._records: dict[str, Record] = {}
+        self._counted: dict[tuple[str, str, str], tuple[int, int]] = {}
         self._made: list[SubPosition] = []  # at the restore, to be put on record
         self._gone: list[SubPosition] = []  # as above, to be taken off it
 
@@ -61,6 +67,7 @@ class SubLedgers(Actor):
         for where, shares in self._shares.items():
             for name, share in shares.items():
                 self._of.setdefault(name, {})[where] = share
+                self._count(share)
 
     def start(self) -> None:
         for share in self._made:
@@ -79,7 +86,17 @@ class SubLedgers(Actor):
         base, _, quote = fill.pair.rpartition("_")
         for share in apply_by_strategy(shares, fill, fill.strategy, base=base, quote=quote):
             self._of.setdefault(share.strategy, {})[where] = share
+            self._count(share)
             self.outbox.put("strategies", sub_position_key(share), share)
+
+    def _count(self, share: SubPosition) -> None:
+        """Signals are sized by the record: it is not to be added up anew over every pair."""
+        key, now = (share.strategy, share.wallet, share.pair), (share.closed_count, share.won_count)
+        before = self._counted.get(key, (0, 0))
+        if now != before and is_paper(share.wallet) == self.paper:
+            known = self._records.get(share.strategy, NO_RECORD)
+            closed, won = known.closed + now[0] - before[0], known.won + now[1] - before[1]
+            self._records[share.strategy], self._counted[key] = Record(closed, won), now
 
     # --- what others ask
 
@@ -90,8 +107,7 @@ class SubLedgers(Actor):
 
     def record(self, strategy: str) -> Record:
         """Of all its pairs."""
-        shares = self.positions(strategy)
-        return Record(sum(share.closed_count for share in shares), sum(share.won_count for share in shares))
+        return self._records.get(strategy, NO_RECORD)
 
     def positions(self, strategy: str) -> list[SubPosition]:
         """All that it has ever held, in wallets of this side, by exchange and pair."""
