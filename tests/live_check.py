@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tbx.core.model.ids import id_key
 from tbx.core.model.records import Fill, Order, State
 from tbx.core.portfolio.recompute import recompute
+from tbx.core.portfolio.subpositions import adds_up
 from tbx.venues.simulator.exchange.records import UNIT, AccountTrade
 from tbx.venues.simulator.exchange.records import Order as TheirOrder
 
@@ -129,6 +130,12 @@ def check_money(desk: LiveDesk) -> None:
         held = node.portfolio.position(wallet, pair)
         assert (held.quantity if held is not None else 0) == position.quantity, pair
         assert held is None or (held.cost, held.realised) == (position.cost, position.realised), pair
+    for _, position in node.portfolio.records():
+        if position.updated_ns:
+            assert adds_up(position, node.subledgers.of(position.wallet, position.pair)), position
+    entries = [order for order in node.orders.orders.values() if order.stop_loss_id is not None]
+    at_stops = sum((node.open_risk.of_entry(entry) for entry in entries), Decimal(0))
+    assert node.open_risk.of("binance") == at_stops, f"{node.open_risk.of('binance')} at stops, anew {at_stops}"
     if not desk.foreign:
         assert desk.corrections() == [], "corrected, and nobody else had moved anything"
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from tbx.core.kernel.clock import MS_NS
 from tbx.core.model.messages import RunDrill
 from tbx.core.model.records import Order, SignalData, State
+from tbx.core.risk import flatten
 from tbx.core.risk.guard import TradingState
 
 from .desk import BOOK, RVN, Desk, refused
-from .desk_events import drill, events_of, limits_on_record, set_state
+from .desk_events import drill, events_of, limits_on_record, set_clock, set_state
 
 MA, MM = SignalData(strategy="ma"), SignalData(strategy="mm")
 
@@ -171,6 +173,61 @@ def test_coins_that_another_sale_has_set_aside_are_not_taken_from_it(tmp_path: P
     desk.wait(1_000)
     assert held(desk) == 0 and state(desk, "strategy:ma") == "HALTED"
     desk.check()
+
+
+def test_a_part_that_is_too_little_to_be_sold_does_not_make_the_rest_dust(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    entry = desk.order(quantity="1000", signal_data=MA, stop_loss="0.02")
+    theirs = desk.order("sell", "980", type="limit", price="0.03", timeout_ns=0, signal_data=MM)
+    set_state(desk, "FLATTEN", "strategy:ma", "enough")
+    desk.wait(2_500)
+    (view,) = desk.node.flatten.views()
+    assert view.positions_open == 1 and "below the least order value" in view.reasons[0]
+    assert desk.get(entry.stop_loss_id).state is State.HELD  # what is still held is still protected
+    desk.cancel(theirs)
+    desk.wait(2_000)
+    assert held(desk) == 0 and state(desk, "strategy:ma") == "HALTED"
+    desk.check()
+
+
+def test_a_position_that_its_wallet_does_not_hold_whole_ends_with_what_is_there(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.order(quantity="1000")
+    desk.node.kernel.run(desk.node.ledger.settle, "paper.xeggex", "RVN", Decimal(-100))  # as fees of other pairs do
+    set_state(desk, "FLATTEN", "", "enough")
+    desk.wait(2_500)
+    assert desk.total("RVN") == 0 and state(desk) == "HALTED"
+
+
+def test_a_clock_that_is_set_back_does_not_keep_it_from_selling(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.order(quantity="20000")
+    desk.price("0.02449", "0.02451", "8000")
+    set_state(desk, "FLATTEN", "", "enough")
+    desk.wait(500)
+    assert held(desk) == 12_000
+    set_clock(desk, -3_600)
+    for _ in range(4):
+        desk.wait(1_000)
+        desk.book()
+    assert held(desk) == 0 and state(desk) == "HALTED"
+    desk.check()
+
+
+def test_orders_that_end_one_by_one_share_their_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(tmp_path)
+    for _ in range(200):
+        desk.submit(type="limit", price="0.02", timeout_ns=0)
+    desk.wait(100)
+    looks: list[str] = []
+    orders_in = flatten.orders_in
+    monkeypatch.setattr(flatten, "orders_in", lambda manager, scope: looks.append(scope) or orders_in(manager, scope))
+    began_ns = desk.clock.now_ns()
+    set_state(desk, "FLATTEN", "", "enough")
+    while state(desk) == "FLATTEN":
+        desk.clock.advance(MS_NS)
+    took_ns = desk.clock.now_ns() - began_ns
+    assert not desk.node.orders.open and len(looks) <= 2 + took_ns // flatten.SOON_NS
 
 
 def test_lifting_it_half_way_stops_it_and_what_is_left_stays(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class SubLedgers(Actor):
         self.paper = paper
         self._shares: dict[tuple[str, str], Shares] = {}  # by wallet and pair
         self._of: dict[str, dict[tuple[str, str], SubPosition]] = {}  # by strategy
-        # Round trips, ended and won, by strategy in wallets of this side, and of each share as they are counted in that.
+        # Round trips, ended and won, by strategy in wallets of this side, and of each share as they are counted there.
         self._records: dict[str, Record] = {}
         self._counted: dict[tuple[str, str, str], tuple[int, int]] = {}
         self._made: list[SubPosition] = []  # at the restore, to be put on record
