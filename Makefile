@@ -17,8 +17,8 @@ CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3 python3.14 python3.13
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(RUNTIME) ## serve the API on port 3004 (settings: .env or the environment)
-	@exec $(BIN)/tbx serve
+run: $(RUNTIME) ## serve the API on port 3004 (settings: .env or the environment); ARGS="--strategy ma_cross"
+	@exec $(BIN)/tbx serve $(ARGS)
 
 config: $(RUNTIME) ## print every setting with its value and where it comes from
 	@$(BIN)/tbx config

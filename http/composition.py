@@ -218,6 +218,7 @@ class Node:
             to_base=self._to_base,
             lost_today=lambda wallet: portfolio.lost_today(_is_paper(wallet)),
             open_risk=self.open_risk.of,
+            entry_risk=self.open_risk.of_entry,
             exposure=self.exposure.room_actual,
             day_loss_base=self.loss_limits.day_loss_base,
             now_ns=self.kernel.clock.now_ns,

@@ -101,11 +101,14 @@ class StreamCommands:
             raise Problem(409, "COMMAND_EXPIRED", detail)
 
     async def _on_record(self, command: Command) -> bool:
-        """Whether it was carried out before; of a cancel that comes again it may have been."""
+        """Whether it was carried out before, or waits for the risk service; of a cancel that comes again it may have
+        been."""
+        signals = self.signals.signals
         if command.type in ("order", "close"):
-            return await self.api.queries.order_by_client_id(command.id) is not None
+            known = await self.api.queries.order_by_client_id(command.id) is not None
+            return known or signals.manager.advising.is_asked(command.id)
         if command.type == "signal":
-            return self.signals.signals.find(command.id) is not None
+            return signals.find(command.id) is not None or signals.under_way(command.id)
         return command.again if command.type == "cancel" else self.marks.get(command.id) is not None
 
     # --- what carries the id by itself

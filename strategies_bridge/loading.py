@@ -19,12 +19,13 @@ from ..core.model.errors import SettingsError
 from ..core.model.instruments import Instrument
 from .parameters import Parameters
 from .strategy import Strategy
+from .trading_loop import STRATEGY as LOOP
 
 GROUP: Final = "tbx.strategies"  # of entry points
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 PAIRS_MAX = 1_000
 HOOKS: Final = tuple(name for name in vars(Strategy) if name.startswith("on_"))
-RESERVED: Final = frozenset(("drill",))  # what the service itself trades under
+RESERVED: Final = frozenset(("drill", LOOP))  # what the service itself trades under
 
 
 class Planned:
@@ -46,7 +47,7 @@ class Planned:
             strategy = self.cls(parameters)
             name, pairs = strategy.name, strategy.pairs
             exchange: object = strategy.exchange
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             raise SettingsError(f"strategy {self.spec}: {kind}{error}") from error
         problems = parameters.unread()

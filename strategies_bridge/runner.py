@@ -250,7 +250,7 @@ class Strategies(Actor):
         call.begin(began_ns)
         try:
             hook(*args)
-            if keep:
+            if keep or running.keeping:
                 running.look_at_state()
             call.running = False
         except KeyboardInterrupt:

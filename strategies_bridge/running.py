@@ -55,7 +55,6 @@ class TimerDue(msgspec.Struct, frozen=True):
 
     running: Any
     name: str
-    serial: int
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -130,6 +129,7 @@ class Running:
                 self.listed.setdefault(pair, []).append(instrument)
         # what is kept
         self.state: dict[str, Any] = {}
+        self.keeping = False  # the hook that runs wants it kept
         self._next_id = self._ids_until = 1
         self._kept = b"{}"
         # while it runs
@@ -140,8 +140,7 @@ class Running:
         self.requests: dict[str, SubmitOrder | None] = {}  # by client id, until the order's end; None: on record
         self._unwanted: set[str] = set()  # client ids of requests that were taken back before they were on record
         self.commands: list[Command] = []
-        self._timers: dict[str, tuple[int, Timer]] = {}
-        self._timer_serial = 0
+        self._timers: dict[str, Timer] = {}
         # counted
         self.calls = 0
         self.worst_ns = 0
@@ -158,8 +157,8 @@ class Running:
             self.restored = True
             return
         record = msgspec.json.decode(kept, type=KeptState)
+        self.state = msgspec.json.decode(record.state, type=dict[str, Any])
         self._kept = bytes(record.state)
-        self.state = msgspec.json.decode(self._kept, type=dict[str, Any])
         self._next_id = self._ids_until = record.next_id
         self.restored = True
 
@@ -177,6 +176,7 @@ class Running:
 
     def look_at_state(self) -> None:
         """Keep the state where it changed; raises StateWrong for what cannot be kept."""
+        self.keeping = False
         if not self.state and self._kept == b"{}":
             return
         try:
@@ -215,6 +215,7 @@ class Running:
 
     def drop(self) -> None:
         """Forget what was asked for."""
+        self.keeping = False
         for _, args in self.commands:
             if isinstance(args[0], SubmitOrder):
                 self.requests.pop(args[0].client_order_id or "", None)
@@ -275,7 +276,7 @@ class Running:
         self._ask(self.around.kernel.outbox.effect, self.around.log.line, self.name, str(text)[: self.TEXT_MAX], line)
 
     def keep(self) -> None:
-        self.look_at_state()
+        self.keeping = True
 
     def timer(self, name: str, every_s: float | None, after_s: float | None) -> None:
         seconds = every_s if after_s is None else after_s
@@ -287,29 +288,28 @@ class Running:
         self.cancel_timer(name)
         if len(self._timers) >= self.TIMERS_MAX:
             raise ValueError(f"timer {name!r}: there are {self.TIMERS_MAX} already; cancel one of them")
-        self._timer_serial += 1
-        self._wind(name, self._timer_serial, int(seconds * SECOND_NS), after_s is None, self.now_ns)
+        self._wind(name, int(seconds * SECOND_NS), after_s is None, self.now_ns)
 
-    def _wind(self, name: str, serial: int, period_ns: int, again: bool, from_ns: int) -> None:
-        """A timer that comes late is not made up for: the next one is a whole period behind now at most."""
-        clock = self.around.kernel.clock
+    def _wind(self, name: str, period_ns: int, again: bool, from_ns: int) -> None:
+        """A timer that comes late is not made up for, and a clock that was set back keeps none waiting: the next one is
+        a whole period behind now at most."""
+        clock, now_ns = self.around.kernel.clock, self.now_ns
         due_ns = from_ns + period_ns
-        if due_ns <= self.now_ns:
-            due_ns = self.now_ns + period_ns
-        delay_ns = due_ns - self.now_ns
-        self._timers[name] = serial, clock.call_in(delay_ns, self._due, name, serial, period_ns, again, due_ns)
+        if not now_ns < due_ns <= now_ns + period_ns:
+            due_ns = now_ns + period_ns
+        self._timers[name] = clock.call_in(due_ns - now_ns, self._due, name, period_ns, again, due_ns)
 
-    def _due(self, name: str, serial: int, period_ns: int, again: bool, due_ns: int) -> None:
+    def _due(self, name: str, period_ns: int, again: bool, due_ns: int) -> None:
         if again:
-            self._wind(name, serial, period_ns, again, due_ns)
+            self._wind(name, period_ns, again, due_ns)
         else:
             del self._timers[name]
-        self.around.kernel.input(TimerDue(self, name, serial))
+        self.around.kernel.input(TimerDue(self, name))
 
     def cancel_timer(self, name: str) -> None:
         known = self._timers.pop(name, None)
         if known is not None:
-            known[1].cancel()
+            known.cancel()
 
     def cancel_timers(self) -> None:
         for name in tuple(self._timers):

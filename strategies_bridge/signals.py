@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from decimal import Decimal
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -48,13 +49,21 @@ Owned = Callable[[str, str, str], Decimal]  # (strategy, wallet, pair): the coin
 class _Pending:
     """A signal whose orders are not all decided."""
 
-    __slots__ = ("asked", "entry", "outcomes", "signal")
+    __slots__ = ("asked", "entry", "outcomes", "signal", "waits", "withdrawn")
 
     def __init__(self, asked: ExecuteSignal, signal: Signal, parts: int, entry: Entry | None = None) -> None:
         self.asked = asked
         self.signal = signal
         self.entry = entry
         self.outcomes: list[Order | Refusal | None] = [None] * parts
+        self.waits = False  # for the risk service
+        self.withdrawn = ""  # why it is not to buy any more, when the service has answered
+
+
+class _Waits(msgspec.Struct, frozen=True):
+    """Comes behind the order of a signal: what is not decided by then waits for the risk service."""
+
+    pending: _Pending
 
 
 class Signals(Actor):
@@ -88,7 +97,7 @@ class Signals(Actor):
         self._pending_client: dict[str, str] = {}  # by the caller's id: the fingerprint
 
     def handles(self) -> dict[type, Handler]:
-        return {ExecuteSignal: self.execute}
+        return {ExecuteSignal: self.execute, _Waits: self._note_waiting}
 
     def restore(self, signals: Iterable[Signal]) -> None:
         """Take what was loaded, in any order."""
@@ -104,6 +113,10 @@ class Signals(Actor):
     def find(self, signal_id: str) -> Signal | None:
         """By our id or the caller's."""
         return self.signals.get(signal_id) or self.signals.get(self._by_client.get(signal_id, ""))
+
+    def under_way(self, client_signal_id: str) -> bool:
+        """Whether the orders of a signal with this id of the caller's are not decided yet."""
+        return client_signal_id in self._pending_client
 
     def orders_of(self, signal: Signal) -> tuple[Order, ...]:
         """Its orders that are in memory, the entry first, as they are now."""
@@ -207,11 +220,18 @@ class Signals(Actor):
                 fingerprint=asked.fingerprint if name is not None else "",
             )
         )
+        self.bus.publish(_Waits(pending))
+
+    @staticmethod
+    def _note_waiting(message: _Waits) -> None:
+        message.pending.waits = True
 
     def _refit(self, pending: _Pending) -> Decimal:
         """The size as it is after a wait: a market that has moved, or less equity, would have the order refused."""
         entry = pending.entry
         assert entry is not None, "only a sized order is fitted again"
+        if pending.withdrawn:
+            return ZERO
         asked = msgspec.structs.replace(
             pending.asked, stop_loss=entry.given.stop, exchange=entry.instrument.exchange, entry_price=None
         )
@@ -223,15 +243,18 @@ class Signals(Actor):
     # --- selling
 
     def _sell(self, signal: Signal, asked: ExecuteSignal) -> None:
-        """Sell what is held of the pair; first of all, buys of it that are still open are taken back."""
+        """Sell what is held of the pair; first, buys of it that are open or still wait are taken back."""
         if asked.action == "SELL" and (asked.stop_loss is not None or asked.take_profit is not None):
             signal.warnings = ("stopLoss and takeProfit were not used: a spot sale opens no position to protect",)
         shares = list(self._shares(asked))
         cancelled = self._cancel_entries(asked)
         if cancelled:
             signal.warnings += (f"open buys were cancelled: {', '.join(cancelled)}",)
+        withdrawn = self._withdraw(asked)
+        if withdrawn:
+            signal.warnings += (f"signals that were not orders yet were taken back: {', '.join(withdrawn)}",)
         if not shares:
-            if cancelled:
+            if cancelled or withdrawn:
                 self._conclude(_Pending(asked, signal, 0))
                 return
             whose = f" of strategy {asked.strategy!r}" if asked.strategy is not None else ""
@@ -259,11 +282,15 @@ class Signals(Actor):
             )
 
     def _shares(self, asked: ExecuteSignal) -> Iterator[tuple[Position, Decimal | None]]:
-        """Positions that are sold of, and how much of each; None: all of it."""
-        paper = self.manager.engine.limits.paper or asked.paper is True
+        """Positions that are sold of, and how much of each; None: all of it. What no exchange lists now is left."""
+        engine = self.manager.engine
+        paper = engine.limits.paper or asked.paper is True
         held = sorted(self.portfolio.open_positions(paper), key=lambda position: position.exchange)
         for position in held:
             if position.pair != asked.pair or asked.exchange not in (None, position.exchange):
+                continue
+            instrument = engine.instruments.get((position.exchange, position.pair))
+            if instrument is None:
                 continue
             if asked.strategy is None:
                 yield position, None
@@ -272,7 +299,6 @@ class Signals(Actor):
             if own >= position.quantity:
                 yield position, None
             elif own > 0:
-                instrument = self.manager.engine.instruments[position.exchange, position.pair]
                 lots = instrument.floor_lots(own)
                 if lots:
                     yield position, instrument.quantity(lots)
@@ -293,6 +319,24 @@ class Signals(Actor):
         for order in found:
             self.manager.request_cancel(order, f"a signal to {asked.action.lower()}")
         return [order.order_id for order in found]
+
+    def _withdraw(self, asked: ExecuteSignal) -> list[str]:
+        """Let buys of the pair that wait for the risk service become no orders; returns their signals' ids."""
+        all_paper = self.manager.engine.limits.paper
+        found = []
+        for signal_id, pending in self._pending.items():
+            buy, entry = pending.asked, pending.entry
+            if (
+                entry is not None
+                and pending.waits
+                and buy.pair == asked.pair
+                and asked.exchange in (None, entry.instrument.exchange)
+                and asked.strategy in (None, buy.strategy)
+                and (all_paper or (buy.paper is True) == (asked.paper is True))
+            ):
+                pending.withdrawn = f"a signal to {asked.action.lower()} came while it waited for the risk service"
+                found.append(signal_id)
+        return found
 
     # --- what became of it
 
@@ -349,7 +393,9 @@ class Signals(Actor):
         self._take_in(pending)
         refusals = [outcome for outcome in pending.outcomes if isinstance(outcome, Refusal)]
         if signal.status != "executed":
-            self._refuse(signal, asked, refusals[0])
+            withdrawn = pending.withdrawn and refusals[0].status == 422
+            why = Refusal(code="SIGNAL_WITHDRAWN", detail=pending.withdrawn) if withdrawn else refusals[0]
+            self._refuse(signal, asked, why)
             return
         signal.warnings += tuple(f"not everything was sold: {refusal.detail}" for refusal in refusals)
         self._keep(signal)
@@ -374,7 +420,10 @@ class Signals(Actor):
 
     def _put(self, signal: Signal) -> None:
         signal.updated_ns = self.clock.now_ns()
+        new = signal.signal_id not in self.signals
         self._index(signal)
+        if new:
+            self._before_younger(signal)
         outbox, ids = self.outbox, self.manager.ids
         outbox.put("signals", signal.signal_id, signal)
         if ids.dirty:
@@ -387,6 +436,17 @@ class Signals(Actor):
             if self._by_client.get(oldest.client_signal_id or "") == oldest.signal_id:
                 del self._by_client[oldest.client_signal_id or ""]
             outbox.delete("signals", oldest.signal_id)
+
+    def _before_younger(self, signal: Signal) -> None:
+        """One that waited takes its place among those that were kept meanwhile: lists are cut into pages by id, and no
+        signal leaves before an older one."""
+        rank, younger = id_key(signal.signal_id), []
+        for name in islice(reversed(self.signals), 1, None):
+            if id_key(name) < rank:
+                break
+            younger.append(name)
+        for name in reversed(younger):
+            self.signals[name] = self.signals.pop(name)
 
     def _index(self, signal: Signal) -> None:
         self.signals[signal.signal_id] = signal

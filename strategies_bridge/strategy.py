@@ -206,7 +206,8 @@ class Strategy:
         self._host.log(text, facts)
 
     def keep(self) -> None:
-        """Keep `state` now. Needed in `on_book`, `on_trade` and `on_signal` only; the other hooks keep what changed."""
+        """Keep `state` as it is when the hook returns. Needed in `on_book`, `on_trade` and `on_signal` only; the other
+        hooks keep what changed."""
         self._host.keep()
 
     # --- looking

@@ -19,7 +19,7 @@ import msgspec
 from ..core.kernel.clock import MS_NS, SECOND_NS
 from ..core.kernel.kernel import Kernel
 from ..core.model.exact import ZERO
-from ..core.model.messages import ExecuteSignal, Refusal, Signalled
+from ..core.model.messages import ExecuteSignal, Refusal, Signalled, Submitted
 from ..core.portfolio.manager import PortfolioManager
 from ..core.risk.guard import Guard, TradingState
 from ..core.settings import Settings
@@ -360,6 +360,9 @@ class TradingLoop:
         def told(value: object) -> None:
             if isinstance(value, Refusal):
                 self.log.execution("error", "UNPROTECTED", code=value.code, detail=value.detail, **facts)
+            elif isinstance(value, Submitted) and value.order.ended:  # a cycle that failed and was tried again
+                detail = "the stop of this interval has ended; the next interval puts another"
+                self.log.execution("error", "UNPROTECTED", detail=detail, **facts)
             else:
                 self.log.execution("warn", "PROTECTED_AGAIN", detail="no stop covered it any more", **facts)
 

@@ -189,8 +189,12 @@ class Desk:
         return self._ask(lambda reply: CancelOrders(reply=reply, **which), wait_ms)
 
     def amend(self, order: Order, wait_ms: int = 50, **change: str) -> Any:
+        return self._ask(lambda reply: self.amend_command(order, reply, **change), wait_ms)
+
+    @staticmethod
+    def amend_command(order: Order, reply: Callable[[Any], None], **change: str) -> AmendOrder:
         numbers = {name: Decimal(value) for name, value in change.items()}
-        return self._ask(lambda reply: AmendOrder(order_id=order.order_id, reply=reply, **numbers), wait_ms)
+        return AmendOrder(order_id=order.order_id, reply=reply, **numbers)
 
     def fill(self, order: Order, trade_id: str, quantity: str, **other: Any) -> VenueFilled:
         """What a venue would say of a fill of the order, at its limit price and without a fee."""

@@ -12,9 +12,11 @@ from tbx.core.kernel.clock import MS_NS, SECOND_NS
 from tbx.core.model.messages import Refusal, Submitted
 from tbx.core.model.records import Check, Order, SignalData, State
 from tbx.core.risk.guard import TradingState
+from tbx.core.risk.open_risk import OpenRisk
 from tbx.core.risk.order_rate import OrderRate
 
 from .desk import Desk, refused
+from .test_filters import list_with
 
 DEFAULTS = {
     "MAX_POSITION_SIZE": "0.25",
@@ -177,6 +179,14 @@ def test_an_entry_too_small_to_be_sold_at_its_attached_stop_is_refused_with_a_si
     assert not desk.node.orders.orders
 
 
+def test_an_entry_that_its_attached_stop_could_not_sell_at_the_market_is_refused(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, **DEFAULTS)
+    list_with(desk, market_min_lots=500_000)
+    answer = desk.submit("buy", "4999", type="limit", price="0.0240")
+    assert refused(answer) == "MARKET_QUANTITY" and "nearest valid quantity: 5000" in answer.detail
+    assert isinstance(desk.submit("buy", "5000", type="limit", price="0.0240"), Submitted)
+
+
 # --- the day
 
 
@@ -229,6 +239,20 @@ def test_a_loss_of_this_moment_refuses_before_the_trading_state_has_followed(tmp
     assert desk.order("sell", "1000").state is State.FILLED
 
 
+def test_where_nothing_prices_the_quote_currency_nothing_grows_and_the_days_loss_is_told(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_DAILY_LOSS="0.001")
+    desk.wait(1_500)
+    desk.order("buy", "40000", wait_ms=20)
+    desk.price("0.0200", "0.0201", "90000")
+    desk.wait(150)
+    checks = desk.node.checks
+    checks.figures = checks.figures._replace(to_base=lambda _currency, _exchange: None)
+    answer = desk.submit("buy", "1000")
+    assert refused(answer) == "RISK_POSITION_SIZE" and "nothing prices USDT in base currency" in answer.detail
+    assert not check_of(answer.order, "dailyLoss").passed
+    assert isinstance(desk.submit("sell", "1000"), Submitted)
+
+
 def test_a_new_day_begins_without_the_losses_of_the_last(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.order("buy", "40000")
@@ -254,6 +278,18 @@ def test_the_risk_at_stops_is_that_of_every_entry_anew_whatever_happens(tmp_path
     desk.restart()
     assert desk.node.open_risk.of("paper.xeggex") == before
     desk.check()
+
+
+def test_the_risk_at_stops_is_told_at_the_rates_of_now_after_a_start_too(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.order("buy", "5000", stop_loss="0.0200")
+    rates: list[Decimal | None] = [None]  # nothing is priced yet when the orders are taken over
+    risk = OpenRisk(desk.node.orders, desk.node.instruments, lambda _currency, _exchange: rates[0])
+    risk.restore()
+    in_quote = risk.of("paper.xeggex")
+    assert in_quote == desk.node.open_risk.of("paper.xeggex") > 0 == risk.of("xeggex")
+    rates[0] = Decimal(60_000)
+    assert risk.of("paper.xeggex") == 60_000 * in_quote
 
 
 def _something(desk: Desk, rng: random.Random) -> None:
@@ -311,6 +347,13 @@ def test_ten_thousand_orders_in_a_second_leave_no_more_than_the_limit_twice(tmp_
             desk.clock.advance(MS_NS)
     assert taken == len(desk.node.orders.orders) <= 200
     desk.check()
+
+
+def test_a_new_name_for_each_order_is_no_way_around_the_rate() -> None:
+    rate, now = OrderRate(10), 10**18
+    taken = sum(rate.take(f"s{number}", now) == 0 for number in range(100_000))
+    assert taken == 500
+    assert rate.take("calm", now + SECOND_NS) == 0
 
 
 def test_a_rate_that_is_kept_to_is_never_refused_and_a_clock_set_back_locks_nobody_out() -> None:

@@ -262,6 +262,20 @@ async def test_a_position_whose_stop_is_gone_gets_one_again_in_the_next_review(t
 
 
 @in_loop
+async def test_a_stop_that_ended_within_its_interval_is_not_said_to_protect(tmp_path: Path) -> None:
+    async with a_rig(tmp_path) as rig:
+        rig.opine(BUY, UP, RVN)
+        await rig.cycle(1)
+        rig.services.core.away()
+        for number in (2, 2, 3):  # a cycle that failed is tried again in the same interval
+            for order in list(rig.desk.node.orders.open.values()):
+                rig.desk.node.kernel.input(CancelOrder(order_id=order.order_id, reply=lambda _: None))
+            await rig.cycle(number)
+        assert len(rig.words("PROTECTED_AGAIN")) == 2 and len(rig.words("UNPROTECTED")) == 1
+        assert [order.role for order in rig.desk.node.orders.open.values()] == ["stop_loss"]
+
+
+@in_loop
 async def test_a_signal_that_is_refused_is_told_and_the_next_pair_goes_on(tmp_path: Path) -> None:
     async with a_rig(tmp_path, TRADING_LOOP_THRESHOLD="0.1") as rig:
         rig.opine({"signal": "buy", "confidence": 0.2}, {"prediction": "up", "confidence": 0.2}, RVN)

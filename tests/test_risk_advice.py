@@ -12,6 +12,7 @@ import pytest
 from tbx.core.model.messages import SubmitOrder, Submitted
 from tbx.core.model.records import State
 from tbx.core.risk.advice import RiskAnswer, RiskQuestion
+from tbx.core.risk.guard import TradingState
 
 from .desk import RVN, Desk, refused
 
@@ -172,3 +173,21 @@ def test_the_question_holds_what_the_manual_asks(tmp_path: Path) -> None:
         Decimal("0.0240"),
         Decimal("0.0260"),
     )
+
+
+def test_what_is_recommended_instead_of_a_refused_order_is_no_more_than_the_service_says(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, RISK_OVERSIZE="refuse")
+    answer = decided(desk, "400.007")
+    assert refused(answer) == "RISK_SERVICE_REFUSED" and answer.order.risk.recommended_size == 400
+
+
+def test_a_fault_after_the_answer_halts_trading_as_any_other_does(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    service = Service(desk)
+
+    def broken() -> Decimal:
+        raise RuntimeError("a bug")
+
+    send(desk, [], refit=broken)
+    service.answer("400")
+    assert desk.node.guard.state is TradingState.HALTED and "a bug" in desk.faults[0]

@@ -13,7 +13,7 @@ from tbx.core.model.records import DeadMan, Order, State
 from tbx.core.risk.guard import TradingState
 
 from .desk import Desk, refused
-from .desk_events import dead_man, events_of, limits_on_record, set_state
+from .desk_events import dead_man, events_of, limits_on_record, set_clock, set_state
 
 
 def state(desk: Desk) -> TradingState:
@@ -138,4 +138,27 @@ def test_a_restart_right_after_it_fired_goes_on_cancelling(tmp_path: Path) -> No
     desk.restart()
     desk.wait(2_000)
     assert all(desk.get(buy.order_id).ended for buy in buys) and state(desk) is TradingState.REDUCING
+    desk.check()
+
+
+def test_a_clock_that_was_set_back_leaves_no_order_of_before_open(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    buys = [resting(desk) for _ in range(2)]
+    dead_man(desk, 5)
+    set_clock(desk, -3_600)
+    desk.wait(6_000)
+    assert state(desk) is TradingState.REDUCING
+    assert all(desk.get(buy.order_id).state is State.CANCELLED for buy in buys)
+    desk.check()
+
+
+def test_one_that_fires_again_before_it_was_lifted_cancels_what_was_placed_in_between(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.order(quantity="2000")
+    dead_man(desk, 1)
+    desk.wait(2_000)
+    sale = resting(desk, "sell")
+    dead_man(desk, 1)
+    desk.wait(2_000)
+    assert desk.get(sale.order_id).state is State.CANCELLED
     desk.check()

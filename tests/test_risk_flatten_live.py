@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tbx.core.model.messages import SetTradingState
-from tbx.core.model.records import State
+from tbx.core.model.messages import RunDrill, SetTradingState
+from tbx.core.model.records import SignalData, State
 
 from .native_desk import NativeDesk
 
@@ -68,3 +68,13 @@ def test_a_kill_9_in_the_middle_goes_on_and_sells_nothing_twice(desk: NativeDesk
     desk.restart()
     desk.until(lambda: flat(desk), "it is flat", 120)
     nothing_left(desk)
+
+
+def test_a_drill_leaves_alone_what_trades_for_real_under_its_name(desk: NativeDesk) -> None:
+    desk.order("buy", "0.01", signal_data=SignalData(strategy="drill"))
+    answer = desk._ask(lambda reply: RunDrill(reply=reply), 100)
+    assert answer.code == "DRILL_NAME_TAKEN"
+    desk.restart()
+    desk.wait(3_000)
+    assert not desk.node.guard.restricted
+    assert [position.pair for position in desk.node.portfolio.open_positions(paper=False)] == ["BTC_USDT"]

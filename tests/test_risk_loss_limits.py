@@ -173,3 +173,21 @@ def test_without_risk_checks_nobody_judges(tmp_path: Path) -> None:
     move(desk, "0.0100", "0.0101")
     assert desk.node.guard.state is ACTIVE
     assert not isinstance(desk.submit(), Refusal)
+
+
+def test_what_is_lifted_while_a_balance_waits_for_its_price_counts_from_when_it_has_one(tmp_path: Path) -> None:
+    desk = Closed(tmp_path, MAX_DAILY_LOSS="0.005", MAX_DRAWDOWN="0.005")
+    desk.wait(1_000)
+    desk.order(quantity="40000")
+    desk.wait(1_000)
+    move(desk, "0.0179", "0.0180")  # 260 lost
+    desk.closed = True
+    desk.restart()
+    assert desk.node.portfolio.day_pnl() < -900, "the coins count nothing yet"
+    assert set_state(desk, "ACTIVE") is ACTIVE
+    assert desk.node.loss_limits.day_loss_base() == 0
+    desk.closed = False
+    move(desk, "0.0179", "0.0180")
+    assert desk.node.guard.state is ACTIVE and 250 < desk.node.loss_limits.day_loss_base() < 280
+    move(desk, "0.0112", "0.0113")
+    assert desk.node.guard.find("", "dailyLoss") and desk.node.guard.find("", "drawdown")

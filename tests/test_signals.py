@@ -12,6 +12,7 @@ import pytest
 from tbx.core.kernel.clock import MS_NS
 from tbx.core.model.messages import ExecuteSignal, Signalled
 from tbx.core.model.records import State
+from tbx.core.risk.advice import RiskAnswer
 
 from .desk import RVN, Desk, refused
 
@@ -218,6 +219,28 @@ def test_a_signal_survives_a_restart(tmp_path: Path) -> None:
     assert [o.order_id for o in again.orders] == [o.order_id for o in first.orders]
     second = send(desk, "HOLD")
     assert second.signal.signal_id > first.signal.signal_id
+
+
+def test_a_signal_that_waited_is_kept_in_the_order_of_ids_and_leaves_before_younger_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = a_desk(tmp_path)
+    waiting: list[Any] = []
+    desk.node.advising.ask, desk.node.advising.relied_on = (lambda _, done: waiting.append(done)), lambda: True
+    for _ in range(2):
+        desk.node.kernel.input(ExecuteSignal(pair=RVN, action="BUY", reply=print, stop_loss=Decimal("0.0233")))
+        send(desk, "HOLD")
+    waiting[1](RiskAnswer(recommended=Decimal(10**9)))
+    desk.clock.settle()
+    assert [name[-3:] for name in desk.node.signals.signals] == ["002", "003", "004"]
+    monkeypatch.setattr("tbx.strategies_bridge.signals.KEPT_MAX", 3)
+    send(desk, "HOLD")
+    waiting[0](RiskAnswer(recommended=Decimal(10**9)))
+    desk.clock.settle()
+    assert [name[-3:] for name in desk.node.signals.signals] == ["003", "004", "005"]
+    assert kept(desk).keys() == set(desk.node.signals.signals)
+    desk.restart()
+    assert [name[-3:] for name in desk.node.signals.signals] == ["003", "004", "005"]
 
 
 def test_a_signal_that_has_left_memory_is_still_known_by_its_order(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import msgspec
 import pytest
 
 from tbx.core.kernel.outbox import encode_record
+from tbx.core.risk.advice import RiskAnswer
 from tbx.core.state.archive import Archive, ArchivedOrder
 from tbx.http.archive import ArchivedHistory
 from tbx.http.eventlog import SIGNAL_WORDS
@@ -202,6 +206,26 @@ async def test_signals_are_listed_newest_first_in_pages_and_by_what_they_are(tmp
             assert len((await service.http.get(f"/api/signals?{wanted}")).json()["signals"]) == count, wanted
         for wrong in ("status=open", "limit=0", "page=x", "cursor=x", "pair=x", "since=-1", "more=1"):
             assert (await service.http.get(f"/api/signals?{wrong}")).status_code == 422, wrong
+
+
+@in_loop
+async def test_pages_miss_no_signal_that_was_decided_after_younger_ones(tmp_path: Path) -> None:
+    async with a_service(tmp_path, {"STOP_LOSS_ENABLED": "true"}) as service:
+        waiting: list[Callable[[RiskAnswer], None]] = []
+        advising = service.node.advising
+        advising.ask, advising.relied_on = (lambda _, done: waiting.append(done)), lambda: True
+        buy = asyncio.ensure_future(execute(service, confidence=None, signalId="s-0", riskParameters=None))
+        await until(lambda: bool(waiting), "the question")
+        for number in range(1, 6):
+            await execute(service, signal="HOLD", signalId=f"s-{number}")
+        waiting[0](RiskAnswer(recommended=Decimal(10**9)))
+        assert (await buy).status_code == 201
+        names, cursor = [], ""
+        for _ in range(3):
+            page = (await service.http.get(f"/api/signals?limit=2{cursor}")).json()
+            names += [signal["clientSignalId"] for signal in page["signals"]]
+            cursor = f"&cursor={page['pagination']['nextCursor']}"
+        assert names == ["s-5", "s-4", "s-3", "s-2", "s-1", "s-0"]
 
 
 @in_loop

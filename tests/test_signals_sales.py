@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
-from tbx.core.model.messages import Signalled
+from tbx.core.model.messages import ExecuteSignal, Signalled
 from tbx.core.model.records import SignalData, State
+from tbx.core.risk.advice import RiskAnswer
 
 from .desk import RVN, Desk, refused
-from .test_signals import a_desk, bought, kept, send
+from .test_signals import DEEP, a_desk, bought, kept, send
 
 
 def held(desk: Desk, exchange: str = "xeggex") -> Decimal:
@@ -61,6 +64,32 @@ def test_open_buys_are_taken_back_first(tmp_path: Path) -> None:
     assert kept(desk)[answer.signal.signal_id]["status"] == "executed"
 
 
+def test_a_buy_that_waits_for_the_risk_service_is_taken_back_by_a_sale(tmp_path: Path) -> None:
+    desk = a_desk(tmp_path)
+    waiting: list[Callable[[RiskAnswer], None]] = []
+    desk.node.advising.ask, desk.node.advising.relied_on = (lambda _, done: waiting.append(done)), lambda: True
+    answers: dict[str, list[Any]] = {"one": [], "two": []}
+    for name, answered in answers.items():
+        fields: dict[str, Any] = {"strategy": name, "client_signal_id": f"buy-{name}", "fingerprint": "f"}
+        fields |= {"exchange": "xeggex", "stop_loss": Decimal("0.0233"), "max_risk": Decimal("0.001")}
+        desk.node.kernel.input(ExecuteSignal(pair=RVN, action="BUY", reply=answered.append, **fields))
+    desk.clock.settle()
+    sale = send(desk, "CLOSE", strategy="one")
+    assert (sale.signal.status, sale.orders) == ("executed", ())
+    assert "were taken back: SIG_" in sale.signal.warnings[0]
+    waiting[0](RiskAnswer(failure="no answer"))
+    waiting[1](RiskAnswer(recommended=Decimal(10**9)))
+    desk.wait(50)
+    assert refused(answers["one"][0]) == "SIGNAL_WITHDRAWN"
+    assert isinstance(answers["two"][0], Signalled)
+    assert [desk.node.subledgers.quantity(name, "paper.xeggex", RVN) > 0 for name in answers] == [False, True]
+    fields |= {"strategy": "one", "client_signal_id": "buy-one"}
+    again = desk._ask(lambda reply: ExecuteSignal(pair=RVN, action="BUY", reply=reply, **fields), 0)
+    assert refused(again) == "SIGNAL_WITHDRAWN"
+    assert refused(send(desk, "CLOSE", strategy="one")) == "NOTHING_TO_SELL"
+    desk.check()
+
+
 def test_a_position_at_several_exchanges_is_sold_at_each(tmp_path: Path) -> None:
     desk = a_desk(tmp_path)
     desk.order(quantity="1000")
@@ -84,6 +113,24 @@ def test_a_sale_at_one_exchange_leaves_the_other_alone(tmp_path: Path) -> None:
     desk.order(quantity="500", exchange="binance")
     send(desk, "SELL", exchange="binance", wait_ms=50)
     assert (held(desk), held(desk, "binance")) == (1000, 0)
+
+
+def test_coins_of_an_exchange_that_is_not_connected_any_more_are_left_and_halt_nothing(tmp_path: Path) -> None:
+    desk = a_desk(tmp_path)
+    for exchange in ("xeggex", "binance"):
+        desk.order(exchange=exchange, signal_data=SignalData(strategy="one"))
+    desk.restart()  # with a market that lists it at one of them
+    engine = desk.node.engine
+    engine.instruments = {key: i for key, i in engine.instruments.items() if key != ("xeggex", RVN)}
+    desk.book(*DEEP, exchange="binance")
+    position = desk.node.portfolio.position("paper.xeggex", RVN)
+    assert position is not None
+    assert refused(desk.close(position.position_id)) == "MARKET_CLOSED"
+    answer = send(desk, "SELL", exchange=None, wait_ms=50)
+    assert [order.exchange for order in answer.orders] == ["binance"]
+    assert refused(send(desk, "SELL", exchange=None, strategy="one")) == "NOTHING_TO_SELL"
+    assert held(desk, "xeggex") > 0
+    assert desk.faults == []
 
 
 def test_stop_and_target_of_a_sale_are_looked_at_and_not_used(tmp_path: Path) -> None:

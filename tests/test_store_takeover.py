@@ -12,7 +12,9 @@ import pytest
 
 from tbx.core.kernel.clock import ManualClock
 from tbx.core.kernel.kernel import Kernel
+from tbx.core.kernel.outbox import encode_record
 from tbx.core.model.errors import SettingsError, StoreUnreadable
+from tbx.core.model.records import Signal
 from tbx.core.state.memory import MemoryStore
 from tbx.core.state.quarantine import SetAside
 from tbx.core.state.resp import Connection
@@ -128,6 +130,12 @@ async def no_counters(c: Connection) -> Planted:
     return "meta", "ids"
 
 
+async def no_counters_and_a_signal_of_a_day_without_orders(c: Connection) -> Planted:
+    signal = Signal(signal_id="SIG_20990101_007", pair="RVN_USDT", action="HOLD", created_ns=1)
+    await c.call("HSET", "tbx:main:signals", signal.signal_id, encode_record(signal))
+    return await no_counters(c)
+
+
 async def counters_below_what_was_given(c: Connection) -> Planted:
     return await changed(c, "meta", "ids", order=3)
 
@@ -188,6 +196,10 @@ ROWS: dict[str, tuple[Callable[[Connection], Any], str]] = {
     "a book without numbers": (a_book_without_numbers, "a level cannot be read: 'x' is not a number"),
     "a sample cut short": (a_sample_cut_short, "cannot be read: Input data was truncated"),
     "no counters": (no_counters, "stands at order 0 of day 0 and fill 0, and there are order 15"),
+    "no counters, and a signal of a day without orders": (
+        no_counters_and_a_signal_of_a_day_without_orders,
+        "stands at order 0 of day 0",
+    ),
     "counters below what was given": (counters_below_what_was_given, "stands at order 3 of day"),
     "counters that cannot be read": (counters_that_cannot_be_read, "cannot be read: JSON is malformed"),
     "a journal entry cut short": (a_journal_entry_cut_short, "its events cannot be read: Input data was truncated"),

@@ -285,6 +285,27 @@ def test_a_state_that_cannot_be_kept_stops_the_strategy_and_the_one_before_stays
     assert desk.faults == []
 
 
+def test_a_state_is_kept_only_where_the_hook_that_asked_for_it_returns(tmp_path: Path) -> None:
+    desk, told = one(tmp_path)
+    now(desk, told, lambda s: s.state.update(bought=False))
+    # What it asked for is dropped, so the state must not say that it was done.
+    told.act["book"] = lambda s, _: (s.state.update(bought=True), s.keep(), buy(s), s.position("BTC_USDT"))
+    desk.price("0.0245", "0.0247")
+    assert status(desk) == "stopped" and not desk.node.orders.orders
+    assert json.loads(desk.store.tables["strategies"]["state:told"])["state"] == {"bought": False}
+
+
+def test_a_clock_that_is_set_back_keeps_no_timer_waiting(tmp_path: Path) -> None:
+    desk, told = one(tmp_path)
+    now(desk, told, lambda s: s.timer("tick", every=0.1), 0)
+    told.calls.clear()
+    clock, hour_ns = desk.clock, 3_600_000 * MS_NS
+    before = clock.now_ns
+    clock.now_ns = lambda: before() - hour_ns  # type: ignore[method-assign]
+    clock.advance(450 * MS_NS)
+    assert told.told("timer") == ["tick"] * 4
+
+
 def test_client_ids_are_never_given_twice_over_restarts(tmp_path: Path) -> None:
     desk, told = one(tmp_path)
     given = [now(desk, told, rest)]
@@ -418,6 +439,24 @@ def test_many_strategies_that_ask_for_much_at_one_book_all_get_it(tmp_path: Path
 # --- stop
 
 
+def test_a_strategy_whose_init_exits_is_not_started_and_the_service_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, _ = one(tmp_path)
+    answers: list[Any] = []
+    desk.node.kernel.input(StopStrategy("told", answers.append))
+
+    def leave(_: object, __: object) -> None:
+        raise SystemExit("enough")
+
+    monkeypatch.setattr(Told, "__init__", leave)
+    desk.node.kernel.input(StartStrategy("told", answers.append))
+    desk.wait(50)
+    assert isinstance(answers[1], Refusal)
+    assert (answers[1].code, "enough" in answers[1].detail) == ("STRATEGY_NOT_STARTED", True)
+    assert desk.order().filled_lots
+
+
 def test_stop_calls_on_stop_keeps_its_state_and_cancels_its_entries(tmp_path: Path) -> None:
     desk, told = one(tmp_path)
     client_id = now(desk, told, rest)
@@ -458,6 +497,12 @@ def test_everything_wrong_with_all_strategies_is_told_at_once() -> None:
     with pytest.raises(SettingsError) as wrong:
         plan(specs)
     assert len(wrong.value.problems) == 5
+
+
+@pytest.mark.parametrize("name", ["drill", "technical_ml_ensemble"])
+def test_a_name_that_the_service_trades_under_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"name '{name}'"):
+        plan([f"{TOLD}?name={name}"])
 
 
 @pytest.mark.parametrize(

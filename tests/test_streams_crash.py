@@ -6,19 +6,25 @@ import asyncio
 import json
 import random
 import signal
+import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
+from tbx.core.risk.advice import RiskAnswer
 from tbx.core.state.address import Address
+from tbx.http.stream_commands import StreamCommands
 from tbx.strategies_bridge.streams import CommandStream, Delivery, Outcome
 
 from .kept_state import tbx
 from .live_processes import wait_for
 from .redis_fixtures import a_client, a_redis, in_loop, until
+from .service_fixtures import a_service
 from .service_process import ServiceProcess
 from .standby_processes import RedisProcess, a_redis_process
 from .stream_client import Answered, StreamClient, buy, resting
@@ -245,3 +251,33 @@ async def test_a_process_that_is_not_the_writer_takes_nothing_and_answers_nothin
 def _address(address: Address | str) -> Address:
     assert isinstance(address, Address)
     return address
+
+
+@pytest.mark.parametrize("kind", ["order", "signal"])
+@in_loop
+async def test_a_command_that_waits_for_the_risk_service_past_its_time_is_not_told_that_nothing_was_done(
+    tmp_path: Path, kind: str
+) -> None:
+    async with a_service(tmp_path, {"STOP_LOSS_ENABLED": "true"}) as service:
+        node, waiting = service.node, list[Any]()
+        node.advising.ask, node.advising.relied_on = (lambda _, done: waiting.append(done)), lambda: True
+        body = {"pair": "RVN_USDT", "exchange": "xeggex"}
+        body |= {"signal": "BUY"} if kind == "signal" else {"side": "buy", "type": "market", "quantity": 1000}
+        soon_ms = time.time_ns() // 1_000_000 + 200
+        fields = {"id": "slow", "type": kind, "body": json.dumps(body), "expires": str(soon_ms)}
+        delivery = Delivery("1-1", {name.encode(): value.encode() for name, value in fields.items()}, again=False)
+        commands = StreamCommands(service.app.api, node.command_marks)
+        first = asyncio.ensure_future(commands.carry_out(delivery, lambda: None))
+        await until(lambda: bool(waiting), "the question")
+        first.cancel()  # the connection to Redis was lost
+        await until(lambda: time.time_ns() // 1_000_000 > soon_ms, "its time")
+        delivery = msgspec.structs.replace(delivery, again=True)
+        assert await commands.carry_out(delivery, lambda: None) is None
+        waiting[0](RiskAnswer(recommended=Decimal(10**9)))
+        outcome = None
+        async with asyncio.timeout(5):
+            while outcome is None:
+                outcome = await commands.carry_out(delivery, lambda: None)
+                await asyncio.sleep(0)
+        assert outcome.status == 200
+        assert len([order for order in node.orders.orders.values() if order.role == "entry"]) == 1

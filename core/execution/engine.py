@@ -303,6 +303,8 @@ class ExecutionEngine:
                 "stopLoss", "STOP_REQUIRED", "an entry needs a stop, and none fits below its price: give stopLoss"
             )
             return
+        if plan.stop_ticks is None and plan.exit_target_ticks is None:  # else it was looked at before
+            terms.check_market_lots("quantity", plan.qty_lots, wrong, steps_too=False)
         plan.exit_stop_ticks = ticks
         shown = plain(plan.instrument.price(ticks))
         plan.warnings = (

@@ -1,7 +1,8 @@
 """Amending: new values for an order that is pending here or open at its venue.
 
-Always true here: an amendment is checked as a new order would be; what it may cost more is set aside before the venue
-hears of it, and what it does not need is freed when the venue has answered (`OrderManager.settle_amend`).
+Always true here: an amendment is checked as a new order would be: against its venue's rules, its exits, the price
+collar and, where it grows, the limits on size and risk. What it may cost more is set aside before the venue hears of
+it, and what it does not need is freed when the venue has answered (`OrderManager.settle_amend`).
 """
 
 from functools import partial
@@ -41,6 +42,10 @@ class Amending(Actor):
         change = self._amendment(order, request)
         if isinstance(change, Refusal):
             request.reply(change)
+            return
+        risky = self._risk_refusal(order, change)
+        if risky is not None:
+            request.reply(risky)
         elif _waits(order):
             refused = self._held_refusal(order, change)
             if refused is not None:
@@ -62,6 +67,9 @@ class Amending(Actor):
         )
         self._check_order(order, change, wrong)
         self._check_filters(order, change, terms, wrong)
+        if not wrong:
+            self._check_collar(order, change, terms, wrong)
+            self._check_exits(order, change, wrong)
         return wrong.refusal() if wrong else change
 
     @staticmethod
@@ -116,6 +124,49 @@ class Amending(Actor):
             )
             wrong.add("quantity" if lots is not None else "price", "TOO_MANY_AMENDS", detail)
 
+    def _check_collar(self, order: Order, change: "_Change", terms: Terms, wrong: Wrong) -> None:
+        """How far beyond the mid it would be priced; of a held order the mid is expected at its stop."""
+        price = order.price_ticks if change.price_ticks is None else change.price_ticks
+        if price is None or (change.price_ticks is None and change.stop_ticks is None):
+            return
+        (bid, ask), stop = terms.feed.top, change.stop_ticks or order.stop_ticks
+        twice_mid = 2 * stop if stop is not None and _waits(order) else bid + ask if bid and ask else 0
+        if not twice_mid:
+            return
+        mid, growing = twice_mid * terms.half_tick, order.side == "buy"
+        detail = self.manager.checks.collar_refusal(price * terms.tick, mid, growing=growing)
+        if detail is not None:
+            wrong.add("stopPrice" if change.price_ticks is None else "price", "PRICE_COLLAR", detail)
+
+    def _check_exits(self, order: Order, change: "_Change", wrong: Wrong) -> None:
+        """An entry stays between its stop and its target: bought beyond one of them it would be sold again at once."""
+        field = "stopPrice" if change.price_ticks is None else "price"
+        ticks = (change.price_ticks or order.price_ticks) or change.stop_ticks
+        if order.parent_id is not None or not ticks or (change.price_ticks is None and change.stop_ticks is None):
+            return
+        stop, target = (self.orders.open.get(leg or "") for leg in (order.stop_loss_id, order.take_profit_id))
+        for leg, code, side in ((stop, "INVALID_STOP", "above"), (target, "INVALID_TAKE_PROFIT", "below")):
+            if leg is None or leg.stop_ticks is None:
+                continue
+            if ticks <= leg.stop_ticks if leg is stop else ticks >= leg.stop_ticks:
+                at = plain(leg.stop_ticks * leg.tick)
+                wrong.add(field, code, f"a buy must stay {side} its exit {leg.order_id} at {at}: amend that one first")
+
+    def _risk_refusal(self, order: Order, change: "_Change") -> Refusal | None:
+        """Why an entry may not lose so much more at its stop; the same of an entry whose stop moves away."""
+        if order.parent_id is not None and order.role == "stop_loss" and change.stop_ticks is not None:
+            entry = self.orders.get(order.parent_id)
+            refused = None
+            if entry is not None and entry.stop_loss_id == order.order_id:
+                refused = self.manager.checks.risk_refusal(entry, entry, change.stop_ticks)
+        elif order.side == "buy" and order.stop_loss_id is not None:
+            wanted = amended(order, Amend(change.qty_lots, change.price_ticks))
+            wanted.stop_ticks = wanted.stop_ticks if change.stop_ticks is None else change.stop_ticks
+            refused = self.manager.checks.risk_refusal(order, wanted)
+        else:
+            return None
+        return None if refused is None else Refusal(code=refused[0], detail=refused[1])
+
     def _held_refusal(self, order: Order, change: "_Change") -> Refusal | None:
         """What a new order like this would be refused for."""
         stop = change.stop_ticks
@@ -167,12 +218,16 @@ class Amending(Actor):
         amend = Amend(change.qty_lots, change.price_ticks)
         if not self.engine.amends_in_place(order, amend):
             amend = msgspec.structs.replace(amend, replace=True)
-        more = reservation(amended(order, amend), instrument) - order.reserved
+        wanted = amended(order, amend)
+        more = reservation(wanted, instrument) - order.reserved
+        grows = wanted.qty_lots > order.qty_lots or (wanted.price_ticks or 0) > (order.price_ticks or 0)
+        refused = self.manager.more_refusal(order, more) if more > 0 else None
+        if refused is None and grows:  # more of it for less, or less for more: nothing new where trading is limited
+            refused = self.manager.limited(order)
+        if refused is not None:
+            request.reply(refused)
+            return
         if more > 0:  # what it may cost more is set aside before the venue hears of it
-            refused = self.manager.more_refusal(order, more)
-            if refused is not None:
-                request.reply(refused)
-                return
             self.manager.reserve(order, more)
         order.amend_requested = amend
         self.manager.wait_for_venue(order, "amend", request.reply)

@@ -46,7 +46,11 @@ class Closing(Actor):
                 detail = f"{order.order_id} is closing the position; ask again when it has ended"
                 request.reply(Refusal(code="ORDER_IN_FLIGHT", detail=detail, status=409, order=order))
                 return
-        instrument = self.manager.engine.instruments[position.exchange, position.pair]
+        instrument = self.manager.engine.instruments.get((position.exchange, position.pair))
+        if instrument is None:
+            detail = f"{position.pair} at {position.exchange} is none of what is traded here now; the position is kept"
+            request.reply(Refusal(code="MARKET_CLOSED", detail=detail))
+            return
         there = self.manager.ledger.available(position.wallet, instrument.base)
         if self._asks_back(request, position, there, back):
             return

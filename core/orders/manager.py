@@ -337,9 +337,9 @@ class OrderManager(Actor):
     def more_refusal(self, order: Order, more: Decimal) -> Refusal | None:
         """Why an order may not reserve more: trading is limited, the wallet does not hold it, or a limit stops the
         position from growing."""
-        limited = self.checks.state_refusal(order)
+        limited = self.limited(order)
         if limited is not None:
-            return Refusal(code="TRADING_LIMITED", detail=limited)
+            return limited
         currency = order.quote if order.side == "buy" else order.base
         there = self.ledger.available(order.wallet, currency)
         if more > there:
@@ -347,6 +347,11 @@ class OrderManager(Actor):
             return Refusal(code="INSUFFICIENT_BALANCE", detail=detail)
         too_large = self.checks.growth_refusal(order, more) if order.side == "buy" else None
         return Refusal(code="RISK_POSITION_SIZE", detail=too_large) if too_large is not None else None
+
+    def limited(self, order: Order, *, grows: bool = True) -> Refusal | None:
+        """Why an order may not buy as trading is limited now."""
+        why = self.checks.state_refusal(order, grows=grows)
+        return None if why is None else Refusal(code="TRADING_LIMITED", detail=why)
 
     def settle_amend(self, order: Order) -> None:
         """The amend is decided: set free what it does not need."""
@@ -402,13 +407,13 @@ class OrderManager(Actor):
     def send(self, order: Order, now_ns: int) -> bool:
         """Send a held order, or the next attempt of one that was proven not taken; its funds are reserved here.
 
-        Returns False, with the order rejected, where the funds are not there any more.
+        Returns False, with the order rejected, where the funds are not there any more, or trading is limited by now.
         """
         instrument = self.engine.instruments[order.exchange, order.pair]
         if order.side == "buy" and order.price_ticks is None and order.guard_ticks is None:
             order.guard_ticks = self._guard_price(order)
         need = reservation(order, instrument) - order.reserved
-        refused = self.more_refusal(order, need) if need > 0 else None
+        refused = self.more_refusal(order, need) if need > 0 else self.limited(order, grows=False)
         if refused is not None:
             self.refuse(order, refused.detail, refused.code, now_ns)
             return False
@@ -447,8 +452,9 @@ class OrderManager(Actor):
         self.answer_waiting(order)
 
     def refuse(self, order: Order, reason: str, code: str, now_ns: int) -> None:
-        """End an order whose attempt was refused: REJECTED, or EXPIRED where part of it has traded."""
-        self.end(order, Step.EXPIRE if order.state is State.PART else Step.REJECT, reason, code, now_ns)
+        """End an order whose attempt was refused: REJECTED, or EXPIRED where the venue had taken one before."""
+        step = Step.EXPIRE if order.state in (State.LIVE, State.PART) else Step.REJECT
+        self.end(order, step, reason, code, now_ns)
 
     def _free(self, order: Order) -> None:
         if order.reserved:

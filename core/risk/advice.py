@@ -65,6 +65,10 @@ class Advising:
             and self.relied_on()
         )
 
+    def is_asked(self, client_order_id: str) -> bool:
+        """Whether the order with this id waits for the service's word."""
+        return client_order_id in self._asked
+
     def pending(self, request: SubmitOrder) -> Refusal | None:
         """Of a request whose id is that of one on its way."""
         if not self._asked or request.advice is not None or request.client_order_id is None:
@@ -86,6 +90,9 @@ class Advising:
         self.ask(question(request, plan), partial(self._answered, request, plan))
 
     def _answered(self, request: SubmitOrder, plan: Plan, answer: RiskAnswer) -> None:
+        self.kernel.run(self._submit_again, request, plan, answer)
+
+    def _submit_again(self, request: SubmitOrder, plan: Plan, answer: RiskAnswer) -> None:
         if request.client_order_id is not None:
             self._asked.pop(request.client_order_id, None)
         if request.refit is not None:

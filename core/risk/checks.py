@@ -41,6 +41,7 @@ class Figures(NamedTuple):
     to_base: Callable[[str, str], Decimal | None]  # (currency, exchange): its price, None where there is none
     lost_today: Callable[[str], Decimal]  # of the wallet's side, realised, 0 or above
     open_risk: Callable[[str], Decimal]  # of the wallet's side: what open entries lose at their stops
+    entry_risk: Callable[[Order, int | None], Decimal]  # what one of them does, or would with its stop at these ticks
     # (wallet, currency): what is held and being bought of all that moves together with it; and that group.
     exposure: Callable[[str, str], tuple[Decimal, frozenset[str]]]
     day_loss_base: Callable[[], Decimal]  # of today's loss, what a person has looked at and set aside
@@ -137,12 +138,15 @@ class Checks:
         if mid is None or ticks is None:
             return NO_MID
         price, bound = ticks * instrument.tick, mid * (self._above if growing else self._below)
-        passed = price <= bound if growing else price >= bound
-        if passed:
-            return Check("priceCollar", True, _cents(bound), price)
+        detail = self.collar_refusal(price, mid, growing=growing)
+        return Check("priceCollar", detail is None, _cents(bound), price, detail)
+
+    def collar_refusal(self, price: Decimal, mid: Decimal, *, growing: bool) -> str | None:
+        """Why an order may not have a price at this mid; None where it may."""
+        if price <= mid * self._above if growing else price >= mid * self._below:
+            return None
         away = "above" if growing else "below"
-        detail = f"{plain(price)} is more than {plain(self.limits.price_collar * 100)} % {away} the mid of {plain(mid)}"
-        return Check("priceCollar", False, _cents(bound), price, detail)
+        return f"{plain(price)} is more than {plain(self.limits.price_collar * 100)} % {away} the mid of {plain(mid)}"
 
     # --- what stops a position from growing
 
@@ -150,8 +154,13 @@ class Checks:
         instrument, figures = plan.instrument, self.figures
         to_base = figures.to_base(instrument.quote, instrument.exchange)
         if to_base is None:
-            detail = f"no price of {instrument.quote} in base currency"
-            checks += [Check(name, True, detail=detail) for name in GROWTH]
+            # Nothing of it could be compared with any limit: a size that cannot be told is none that is small enough.
+            detail = f"nothing prices {instrument.quote} in base currency now, so no limit can be held against it"
+            checks.append(Check("positionSize", False, limits.shown_position, None, detail))
+            checks += [
+                self._day_loss(limits) if name == "dailyLoss" else Check(name, True, detail=detail)
+                for name in GROWTH[1:]
+            ]
             return
         cost = plan.estimated_cost or ZERO
         if to_base is not ONE:
@@ -193,9 +202,10 @@ class Checks:
         detail = f"{plain(_cents(risk))} would be lost at the stop, at most {plain(limits.shown_trade)} may be"
         return Check("riskPerTrade", False, limits.shown_trade, _cents(risk), detail)
 
-    def _risk_per_day(self, wallet: str, limits: "Amounts", risk: Decimal) -> Check:
-        """Today's realised loss, and all open entries at their stops, this one with them."""
-        lost, at_stops = self.figures.lost_today(wallet), self.figures.open_risk(wallet)
+    def _risk_per_day(self, wallet: str, limits: "Amounts", risk: Decimal, before: Decimal = ZERO) -> Check:
+        """Today's realised loss, and all open entries at their stops, this one with them; `before` is what of those
+        it takes the place of."""
+        lost, at_stops = self.figures.lost_today(wallet), self.figures.open_risk(wallet) - before
         whole = lost + at_stops + risk
         if whole <= limits.risk_day:
             return Check("riskPerDay", True, limits.shown_risk_day, _cents(whole))
@@ -234,8 +244,10 @@ class Checks:
     def growth_refusal(self, order: Order, more: Decimal) -> str | None:
         """Why an open buy may not reserve so much more quote currency; None where it may."""
         to_base = self.figures.to_base(order.quote, order.exchange)
-        if not self.limits.enabled or to_base is None:
+        if not self.limits.enabled:
             return None
+        if to_base is None:
+            return f"nothing prices {order.quote} in base currency now, so no limit can be held against it"
         limits, more = self.amounts(order.wallet), more * to_base
         after = self._exposure(order.wallet, order.pair, to_base) + more
         if after > limits.position:
@@ -248,12 +260,28 @@ class Checks:
         after = _cents(held + more)
         return f"what moves together could become {plain(after)}, at most {plain(limits.shown_correlated)} are allowed"
 
-    def state_refusal(self, order: Order) -> str | None:
-        """Why an order that waited here may not buy now; None where it may."""
+    def risk_refusal(self, entry: Order, wanted: Order, stop_ticks: int | None = None) -> tuple[str, str] | None:
+        """Why an entry may not become what it is amended to, or its stop be moved there: code and words."""
+        figures, wallet = self.figures, entry.wallet
+        before, after = figures.entry_risk(entry, None), figures.entry_risk(wanted, stop_ticks)
+        if not self.limits.enabled or after <= before:
+            return None
+        limits = self.amounts(wallet)
+        for check in (self._risk_per_trade(limits, after), self._risk_per_day(wallet, limits, after, before)):
+            if not check.passed:
+                return CODES[check.name], check.explanation
+        return None
+
+    def state_refusal(self, order: Order, *, grows: bool = True) -> str | None:
+        """Why an order that waited here may not buy now; None where it may. One that does not grow (what had been let
+        through is sent once more) is refused only where nothing new may be bought at all."""
         if not self.guard.restricted or order.side == "sell":
             return None
         place = order.exchange, order.pair, order.signal_data.strategy if order.signal_data is not None else None
-        return None if self.guard.state_of(*place) is TradingState.ACTIVE else self.guard.why_of(*place)
+        state = self.guard.state_of(*place)
+        if state is TradingState.ACTIVE or (state is TradingState.REDUCING and not grows):
+            return None
+        return self.guard.why_of(*place)
 
     def _exposure(self, wallet: str, pair: str, to_base: Decimal) -> Decimal:
         """What the position is worth, and what open buys may still add to it, in base currency."""
@@ -294,6 +322,9 @@ class Checks:
                 size = "rejected"
                 if failed <= SIZES and plan.reference_price is not None:
                     recommended = tidy(self._recommended(plan))
+                    if advice is not None and advice.recommended is not None:
+                        lots = max(0, plan.instrument.floor_lots(advice.recommended))
+                        recommended = min(recommended, tidy(plan.instrument.quantity(lots)))
             if failed - SIZES:
                 portfolio = "rejected"
         return RiskValidation(

@@ -57,6 +57,7 @@ class DeadManTimer(Actor):
         self._kept_ns = 0  # the deadline on record
         self._timer: Timer | None = None
         self._sweeper: Timer | None = None
+        self._left: set[str] = set()  # orders that were open when it fired, until they have ended
 
     def handles(self) -> dict[type, Handler]:
         return {SetDeadMan: self.on_set, LimitChanged: self.on_limit}
@@ -69,7 +70,9 @@ class DeadManTimer(Actor):
         if self.armed is not None:
             left_ns = self.armed.deadline_ns - self.clock.now_ns()
             self._wait(max(0, min(left_ns, self.armed.timeout_ns)))  # a clock that was set back adds nothing
-        if self.guard.find(EVERYTHING, NAME) is not None:
+        limit = self.guard.find(EVERYTHING, NAME)
+        if limit is not None:
+            self._begin(limit.since_ns)
             self._sweeper = self.clock.call_in(0, self.kernel.run, self._sweep)
 
     def stop(self) -> None:
@@ -139,24 +142,36 @@ class DeadManTimer(Actor):
         who = f" by {timer.by}" if timer.by else ""
         why = f"the dead-man timer of {timer.timeout_ns / SECOND_NS:g} s was not renewed{who}"
         self.guard.limit(NAME, TradingState.REDUCING, why, kept=True)
+        self._begin(None)
         self._sweep()
+
+    def _begin(self, since_ns: int | None) -> None:
+        """Note what is to be cancelled: all that is open now, or of that what a process before had open then."""
+        for order in self.manager.orders.open.values():
+            if not protects(order) and (since_ns is None or order.created_ns <= since_ns):
+                self._left.add(order.order_id)
 
     def _sweep(self) -> None:
         """Cancel what was open when it fired, until all of that has ended; what is placed since then stays."""
-        self._sweeper = None
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         limit = self.guard.find(EVERYTHING, NAME)
         if limit is None:
             return
-        left = False
-        for order in list(self.manager.orders.open.values()):
-            if order.created_ns <= limit.since_ns and not protects(order):
+        is_open = self.manager.orders.open
+        for order_id in sorted(self._left & is_open.keys()):
+            order = is_open.get(order_id)
+            if order is not None:
                 cancel(self.manager, order, limit.why)
-                left = left or not order.ended
-        if left:
+        self._left &= is_open.keys()
+        if self._left:
             self._sweeper = self.clock.call_in(AGAIN_NS, self.kernel.run, self._sweep)
 
     def on_limit(self, message: LimitChanged) -> None:
         """Lifted: what is still open stays."""
-        if message.lifted and message.limit.name == NAME and self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
+        if message.lifted and message.limit.name == NAME and not message.limit.scope:
+            self._left.clear()
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+                self._sweeper = None

@@ -2,8 +2,9 @@
 
     buy the least quantity -> rest an order far below the market -> FLATTEN -> cancelled, sold, flat -> no new order
 
-Always true here: only the paper wallet and the scope of the strategy `drill` are touched; one drill runs at a time; one
-that fails, or that a restart cut off, is cleaned up: what it holds is sold, and then its limit is lifted.
+Always true here: only the paper wallet and the scope of the strategy `drill` are touched, and where a strategy of that
+name trades for real nothing is; one drill runs at a time; one that fails, or that a restart cut off, is cleaned up:
+what it holds is sold, and then its limit is lifted.
 """
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -91,7 +92,7 @@ class Drill(Actor):
     def start(self) -> None:
         """Clean up after one that the end of the process cut off."""
         limits = [limit for limit in self.guard.limits(SCOPE) if limit.why.endswith(REASON)]
-        if limits or self._holds():
+        if (limits or self._holds()) and not self._trades_for_real():
             self._cleaning = True
             self.clock.call_soon(self.kernel.run, self._clean_up)
 
@@ -109,6 +110,10 @@ class Drill(Actor):
             return
         if isinstance(instrument, Refusal):
             request.reply(instrument)
+            return
+        if self._trades_for_real():
+            detail = f"a strategy called {STRATEGY!r} trades for real, and a drill would sell what it holds: rename it"
+            request.reply(Refusal(code="DRILL_NAME_TAKEN", detail=detail, status=409))
             return
         place = instrument.exchange, instrument.pair, STRATEGY
         if self.guard.state_of(*place) is not TradingState.ACTIVE:
@@ -298,6 +303,11 @@ class Drill(Actor):
 
     def _holds(self) -> bool:
         return bool(orders_in(self.manager, SCOPE)) or self.flatten.holds(SCOPE)
+
+    def _trades_for_real(self) -> bool:
+        """Whether somebody else uses the name, for real orders: FLATTEN would sell what these have bought."""
+        orders = orders_in(self.manager, SCOPE)
+        return any(not order.paper for order in orders) or self.flatten.holds(SCOPE, live=True)
 
 
 STEPS: Final = ("bought", "resting", "cancelled", "sold", "flat", "refused", "lifted")

@@ -25,10 +25,13 @@ from ..model.messages import ClosePosition, LimitChanged, OrderEnded, Refusal
 from ..model.records import Order, Position, SignalData, State, TradingLimit, strategy_of
 from ..orders.manager import OrderManager
 from ..portfolio.manager import PortfolioManager
+from ..portfolio.valuation import is_paper
 from .guard import Guard, TradingState
 
 LOOK_NS: Final = 250 * MS_NS
+SOON_NS: Final = 10 * MS_NS  # until the look that the end of an order brings: a look goes over all open orders
 AGAIN_NS: Final = 1 * SECOND_NS  # between two sales of one position
+SALES_MAX: Final = 10  # that one look begins, the next one follows soon: a thousand at once would hold up the loop
 DUST: Final = frozenset(("BELOW_MIN_QUANTITY", "BELOW_MIN_NOTIONAL"))  # less than its exchange takes: counts as sold
 REASONS_MAX: Final = 20
 
@@ -73,11 +76,14 @@ def in_scope(scope: str, exchange: str, pair: str) -> bool:
 def orders_in(manager: OrderManager, scope: str) -> list[Order]:
     """Every open order of a scope."""
     kind, _, name = scope.partition(":")
-    return [
-        order
-        for order in manager.orders.open.values()
-        if in_scope(scope, order.exchange, order.pair) and (kind != "strategy" or strategy_of(order) == name)
-    ]
+    orders = manager.orders.open.values()
+    if kind == "exchange":
+        return [order for order in orders if order.exchange == name]
+    if kind == "pair":
+        return [order for order in orders if order.pair == name]
+    if kind == "strategy":
+        return [order for order in orders if strategy_of(order) == name]
+    return list(orders)
 
 
 def cancel(manager: OrderManager, order: Order, reason: str) -> None:
@@ -105,7 +111,8 @@ class Flatten(Actor):
         self.quantity_of = quantity_of
         self._works: dict[tuple[str, str], Work] = {}  # by scope and name of the limit
         self._timer: Timer | None = None
-        self._due = False
+        self._due = False  # the next look comes soon
+        self._begun = 0  # sales of the present look
 
     def handles(self) -> dict[type, Handler]:
         return {LimitChanged: self.on_limit, OrderEnded: self.on_ended, FlattenDue: self.on_due}
@@ -133,18 +140,19 @@ class Flatten(Actor):
             self.on_due(FlattenDue())
 
     def on_ended(self, _: OrderEnded) -> None:
-        """Its coins are free, or it has sold: look once all that this input brings is known."""
+        """Its coins are free, or it has sold: look once for all that end now."""
         if self._works and not self._due:
             self._due = True
-            self.bus.publish(FlattenDue())
+            self._look_in(SOON_NS)
 
     def on_due(self, _: FlattenDue) -> None:
-        self._due = False
+        self._due, self._begun = False, 0
+        sales = self._open_sales() if self._works else {}
         for scope, name in list(self._works):
             limit = self.guard.find(scope, name)
             if limit is not None:
-                self._look(limit, self._works[scope, name])
-        self._look_in(LOOK_NS)
+                self._look(limit, self._works[scope, name], sales)
+        self._look_in(SOON_NS if self._due else LOOK_NS)
 
     def _look_in(self, delay_ns: int) -> None:
         if self._timer is not None:
@@ -155,7 +163,15 @@ class Flatten(Actor):
 
     # --- a look
 
-    def _look(self, limit: TradingLimit, work: Work) -> None:
+    def _open_sales(self) -> dict[Place, list[Order]]:
+        """Every open sale, by where it sells."""
+        found: dict[Place, list[Order]] = {}
+        for order in self.manager.orders.open.values():
+            if order.side == "sell":
+                found.setdefault((order.wallet, order.pair), []).append(order)
+        return found
+
+    def _look(self, limit: TradingLimit, work: Work, sales: dict[Place, list[Order]]) -> None:
         now_ns = self.clock.now_ns()
         orders = orders_in(self.manager, limit.scope)
         for order in orders:
@@ -167,7 +183,8 @@ class Flatten(Actor):
             if is_exit(order) and (order.wallet, order.pair) not in held and not self._bought_by(order, orders):
                 cancel(self.manager, order, "what it protected was sold")
         for position, quantity in left:
-            self._sell(limit, work, position, quantity, now_ns)
+            open_sales = [sale for sale in sales.get((position.wallet, position.pair), ()) if not sale.ended]
+            self._sell(limit, work, position, quantity, open_sales, now_ns)
         if not left and all(order.ended for order in orders):
             self._flat(limit)
 
@@ -177,7 +194,8 @@ class Flatten(Actor):
         self.guard.limit(limit.name, TradingState.HALTED, why, limit.scope, kept=kept, by=limit.by)
 
     def _holdings(self, scope: str) -> Iterator[tuple[Position, Decimal]]:
-        """Positions of a scope, and how much of each is to go; those of a mode that this process is not in are left."""
+        """Positions of a scope, and how much of each is to go: what its wallet holds of it. Those of a mode that this
+        process is not in are left."""
         kind, _, name = scope.partition(":")
         engine = self.manager.engine
         for paper in (True, False):
@@ -185,7 +203,8 @@ class Flatten(Actor):
                 here = position.wallet in engine.venues and (position.exchange, position.pair) in engine.instruments
                 if not here or not in_scope(scope, position.exchange, position.pair):
                     continue
-                quantity = position.quantity
+                base = position.pair.partition("_")[0]
+                quantity = min(position.quantity, self.manager.ledger.total(position.wallet, base))
                 if kind == "strategy":
                     quantity = min(quantity, self.quantity_of(name, position.wallet, position.pair))
                 if quantity > 0:
@@ -203,28 +222,35 @@ class Flatten(Actor):
         """Whether its entry may still fill: it would need this exit until that is sold too."""
         return any(order.order_id == exit_order.parent_id and not order.ended for order in orders)
 
-    def _sell(self, limit: TradingLimit, work: Work, position: Position, quantity: Decimal, now_ns: int) -> None:
+    def _sell(
+        self, limit: TradingLimit, work: Work, position: Position, quantity: Decimal, theirs: list[Order], now_ns: int
+    ) -> None:
+        """`theirs` are the open sales of the position, whosever they are."""
         place = position.wallet, position.pair
-        if now_ns < work.next_ns.get(place, 0):
+        if 0 < work.next_ns.get(place, 0) - now_ns <= AGAIN_NS:  # further off: the clock was set back
             return
-        theirs = [o for o in self.manager.orders.open.values() if (o.wallet, o.pair) == place and o.side == "sell"]
         if any(order.role == "close" for order in theirs):
             return  # its end is looked at
         taken_back = any(not is_exit(order) and order.cancel_requested for order in theirs)
-        if taken_back and now_ns < work.began_ns + AGAIN_NS:
+        if taken_back and 0 <= now_ns - work.began_ns < AGAIN_NS:
             return  # its coins come back at once, as a rule
         lots = self._sellable(position, quantity, theirs)
         instrument = self.manager.engine.instruments[position.exchange, position.pair]
         if lots < instrument.min_lots:
             work.reasons[place] = f"{plain(quantity)} {instrument.base} are set aside for other orders"
             return
+        if self._begun >= SALES_MAX:
+            self._due = True
+            return
+        self._begun += 1
         work.next_ns[place] = now_ns + AGAIN_NS
+        whole = lots >= instrument.floor_lots(quantity)
         kind, _, name = limit.scope.partition(":")
         self.bus.publish(
             ClosePosition(
                 position_id=position.position_id,
                 quantity=instrument.quantity(lots),
-                reply=partial(self._answered, work, place, quantity),
+                reply=partial(self._answered, work, place, quantity if whole else None),
                 signal_data=SignalData(source="flatten", strategy=name) if kind == "strategy" else None,
             )
         )
@@ -240,20 +266,26 @@ class Flatten(Actor):
             lots = min(lots, int(instrument.max_notional / instrument.amount(quote[1])))
         return lots
 
-    def _answered(self, work: Work, place: Place, quantity: Decimal, answer: Any) -> None:
+    def _answered(self, work: Work, place: Place, quantity: Decimal | None, answer: Any) -> None:
+        """`quantity` is all that was left, None where only a part of that could be sold: that a part is too little
+        says nothing of the rest."""
         if not isinstance(answer, Refusal):
             work.reasons.pop(place, None)
-        elif answer.code in DUST:
+        elif answer.code in DUST and quantity is not None:
             work.dust[place] = quantity
         else:
             work.reasons[place] = answer.detail
 
     # --- looking in
 
-    def holds(self, scope: str) -> bool:
-        """Whether anything is held in a scope that an exchange would take."""
+    def holds(self, scope: str, *, live: bool = False) -> bool:
+        """Whether anything is held in a scope that an exchange would take, on paper too or `live` only."""
         nothing = Work(0)
-        return any(not self._is_dust(nothing, *holding) for holding in self._holdings(scope))
+        return any(
+            not self._is_dust(nothing, *holding)
+            for holding in self._holdings(scope)
+            if not (live and is_paper(holding[0].wallet))
+        )
 
     def views(self) -> list[FlattenView]:
         """Each that is under way."""

@@ -1,9 +1,9 @@
 """Looks after losses: a day's loss at MAX_DAILY_LOSS makes everything REDUCING, a fall from the peak of MAX_DRAWDOWN
 makes it HALTED. Both stay until a person lifts them, also over midnight and a restart.
 
-Always true here: nothing is judged while a balance waits for its price, which would look like a loss; deposits and
-withdrawals are none. After a person has lifted a limit the next loss is counted from there, so that it holds again only
-after as much once more.
+Always true here: nothing is judged, and no loss is taken as lifted, while a balance waits for its price, which would
+look like a loss; deposits and withdrawals are none. After a person has lifted a limit the next loss is counted from
+there, so that it holds again only after as much once more.
 """
 
 from collections.abc import Iterator
@@ -52,6 +52,7 @@ class LossLimits(Actor):
         self._day = 0  # that `_day_base` is of
         self._day_base = ZERO  # the loss of that day when a person lifted the limit
         self._peak: float | None = None  # the highest index since a person lifted the drawdown; None: never
+        self._lifted: set[str] = set()  # limits whose loss is to be taken as accepted, once it can be told
         self._kept: Rebase | None = None
         self._timer: Timer | None = None
 
@@ -111,6 +112,8 @@ class LossLimits(Actor):
         portfolio = self.portfolio
         if not self.enabled or not portfolio.complete(portfolio.paper):
             return
+        if self._lifted:
+            self._accept()
         limit = portfolio.equity(portfolio.paper) * self.max_daily_loss
         loss = self.day_loss()
         if loss > 0 and loss >= limit and self.guard.find(EVERYTHING, DAILY_LOSS) is None:
@@ -130,14 +133,17 @@ class LossLimits(Actor):
     def on_limit(self, message: LimitChanged) -> None:
         """What was lost is accepted: count from here."""
         limit = message.limit
-        if not message.lifted or limit.scope:
-            return
-        if limit.name == DAILY_LOSS:
+        if message.lifted and not limit.scope and limit.name in (DAILY_LOSS, DRAWDOWN):
+            self._lifted.add(limit.name)
+            if self.portfolio.complete(self.portfolio.paper):
+                self._accept()
+
+    def _accept(self) -> None:
+        if DAILY_LOSS in self._lifted:
             self._day, self._day_base = self._today(), max(ZERO, -self.portfolio.day_pnl())
-        elif limit.name == DRAWDOWN:
+        if DRAWDOWN in self._lifted:
             self._peak = self.portfolio.growth()[0]
-        else:
-            return
+        self._lifted.clear()
         self._keep()
 
     def on_sample(self, _: SampleDue) -> None:

@@ -2,20 +2,20 @@
 
     risk of an entry = open lots x (its price - its stop) + protected lots x (average price - stop) + both fees
 
-Always true here: the sum of a side is that of its entries, each as it was at its last change; an entry without a stop,
-or one whose exits have ended, counts nothing: its size is what limits it.
+Always true here: the sum of a side is that of its entries, each as it was at its last change, at the rates of now; an
+entry without a stop, or one whose exits have ended, counts nothing: its size is what limits it. One that is being
+amended counts as what it is or as what it may become, whichever is more.
 """
 
 from collections.abc import Callable, Mapping
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 
 from ..model.exact import ZERO
 from ..model.instruments import Instrument
 from ..model.records import Order
+from ..orders.manager import amended
 from ..orders.registry import Orders
 from ..portfolio.valuation import is_paper
-
-GRID = Decimal("1E-8")
 
 
 class OpenRisk:
@@ -31,16 +31,20 @@ class OpenRisk:
         self._orders = orders
         self._instruments = instruments
         self._to_base = to_base
-        self._risks: dict[str, Decimal] = {}  # by entry
-        self._sums = {True: ZERO, False: ZERO}  # by paper
+        self._risks: dict[str, Decimal] = {}  # by entry, in its quote currency
+        self._sums: dict[tuple[bool, str, str], Decimal] = {}  # by paper, exchange and quote currency
         orders.on_protection = self.note
 
     def of(self, wallet: str) -> Decimal:
         """Of all entries of the wallet's side, in base currency."""
-        return self._sums[is_paper(wallet)]
+        paper, whole = is_paper(wallet), ZERO
+        for (side, exchange, quote), risk in self._sums.items():
+            if side is paper and risk:
+                whole += self._in_base(risk, exchange, quote)
+        return whole
 
     def restore(self) -> None:
-        """Take over every entry that may have one; prices are those of now."""
+        """Take over every entry that may have one."""
         for order in self._orders.orders.values():
             if order.stop_loss_id is not None:
                 self.note(order)
@@ -50,18 +54,33 @@ class OpenRisk:
         entry = order if order.parent_id is None else self._orders.get(order.parent_id)
         if entry is None or entry.stop_loss_id is None:
             return
-        risk = self.of_entry(entry)
+        risk = self._risk(entry)
         before = self._risks.get(entry.order_id, ZERO)
         if risk == before:
             return
-        self._sums[entry.paper] += risk - before
+        where = entry.paper, entry.exchange, entry.quote
+        self._sums[where] = self._sums.get(where, ZERO) + risk - before
         if risk:
             self._risks[entry.order_id] = risk
         else:
             del self._risks[entry.order_id]
 
-    def of_entry(self, entry: Order) -> Decimal:
-        """Of one entry as it is now, in base currency."""
+    def of_entry(self, entry: Order, stop_ticks: int | None = None) -> Decimal:
+        """Of one entry as it is now, or as it would be with its stop there, in base currency."""
+        return self._in_base(self._risk(entry, stop_ticks), entry.exchange, entry.quote)
+
+    def _in_base(self, risk: Decimal, exchange: str, quote: str) -> Decimal:
+        rate = self._to_base(quote, exchange)
+        return risk if rate is None else risk * rate
+
+    def _risk(self, entry: Order, stop_ticks: int | None = None) -> Decimal:
+        """In quote currency."""
+        risk = self._as_it_is(entry, stop_ticks)
+        if entry.amend_requested is None:
+            return risk
+        return max(risk, self._as_it_is(amended(entry, entry.amend_requested), stop_ticks))
+
+    def _as_it_is(self, entry: Order, stop_ticks: int | None) -> Decimal:
         stop = self._orders.get(entry.stop_loss_id or "")
         lots = int(entry.protected / entry.lot) if entry.protected else 0
         open_lots = 0 if entry.ended else entry.left_lots
@@ -73,11 +92,7 @@ class OpenRisk:
         if open_lots:
             ticks = entry.price_ticks or entry.guard_ticks or entry.stop_ticks or 0
             cost += ticks * open_lots
-        left = stop.stop_ticks * (lots + open_lots)
+        left = (stop.stop_ticks if stop_ticks is None else stop_ticks) * (lots + open_lots)
         instrument = self._instruments.get((entry.exchange, entry.pair))
         fee = instrument.taker_fee if instrument is not None else ZERO
-        risk = (cost - left + (cost + left) * fee) * entry.tick * entry.lot
-        if risk <= 0:
-            return ZERO
-        rate = self._to_base(entry.quote, entry.exchange)
-        return (risk if rate is None else risk * rate).quantize(GRID, ROUND_HALF_EVEN)
+        return max(ZERO, (cost - left + (cost + left) * fee) * entry.tick * entry.lot)

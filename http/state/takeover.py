@@ -271,15 +271,19 @@ class TakeOver:
         orders = {order.order_id for order in held.orders} | {e.field for e in unreadable if e.table == "orders"}
         orders |= {fill.order_id for fill in fills} | {self.archive.newest("orders") or ""}
         day, number = max((_rank(order_id) for order_id in orders), default=(0, 0))
-        sent = (order.venue_client_id for order in held.orders if order.venue_client_id)
         signals = [signal.signal_id for signal in held.signals]
+        signals += [entry.field for entry in unreadable if entry.table == "signals"]
+        signal_day, signal = max(map(_rank, signals), default=(0, 0))
+        if signal_day > day:  # none of its signals has become an order yet
+            day, number = signal_day, 0
+        sent = (order.venue_client_id for order in held.orders if order.venue_client_id)
         tags = dict.fromkeys((*held.counters.tags, *(client_id.rpartition("-")[2] for client_id in sent)))
         return Counters(
             day=day,
             order=number,
             fill=max((_rank(fill.fill_id)[1] for fill in fills), default=0),
             position=max((_rank(position.position_id)[1] for position in held.positions), default=0),
-            signal=max([number, *(n for d, n in map(_rank, signals) if d >= day)]),
+            signal=max(number, signal if signal_day == day else 0),
             tags=list(tags),
         )
 

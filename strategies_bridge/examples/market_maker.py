@@ -40,7 +40,7 @@ class MarketMaker(Strategy):
         self.tolerance = parameters.decimal("tolerance", "0.0001", least=0, most="0.5")  # a quote may be off by it
         self.interval_ns = int(parameters.decimal("interval", "0.25", least=0, most=3600) * SECOND_NS)
         self.quotes: dict[str, tuple[str, Decimal]] = {}  # side -> client id and price of what rests
-        self.cancelling: set[str] = set()
+        self.cancelling: dict[str, int] = {}  # client id -> when it was asked for
         self.quoted_ns = 0
         self.paused_ns = dict.fromkeys(SIDES, 0)  # until when a side is not quoted
 
@@ -78,13 +78,13 @@ class MarketMaker(Strategy):
             return
         client_id, at = resting
         off = abs(price - at) > at * self.tolerance
-        if (off or not wanted) and client_id not in self.cancelling:
-            self.cancelling.add(client_id)
+        if (off or not wanted) and self.now_ns - self.cancelling.get(client_id, -PAUSE_NS) >= PAUSE_NS:
+            self.cancelling[client_id] = self.now_ns  # asked again where the exchange refused, or never answered
             self.cancel(client_id)
 
     def on_order(self, order: OwnOrder) -> None:
         """A quote has ended: filled, cancelled, or refused (the market had moved). The next book makes a new one."""
-        self.cancelling.discard(order.client_id)
+        self.cancelling.pop(order.client_id, None)
         for side in SIDES:
             if self.quotes.get(side, ("",))[0] == order.client_id:
                 del self.quotes[side]
