@@ -189,7 +189,7 @@ class Node:
         )
         self.amending = Amending(self.kernel, self.manager)
         self.brackets = Brackets(self.kernel, self.manager)
-        self.brackets.owned = self.subledgers.quantity
+        self.brackets.shares = self.subledgers.of
         self.command_marks = CommandMarks(self.kernel)
         self.signals = self._signals()
         self.closing = Closing(self.kernel, self.manager, self.portfolio.find)

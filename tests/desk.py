@@ -256,6 +256,13 @@ class Desk:
         for _, position in node.portfolio.records():
             if position.updated_ns:
                 assert adds_up(position, node.subledgers.of(position.wallet, position.pair)), position
+        covered: dict[tuple[str, str, str], Decimal] = {}
+        for order in node.orders.orders.values():
+            if order.protected and order.signal_data is not None and order.signal_data.strategy:
+                whose = (order.signal_data.strategy, order.wallet, order.pair)
+                covered[whose] = covered.get(whose, Decimal(0)) + order.protected
+        for whose, quantity in covered.items():
+            assert quantity <= node.subledgers.quantity(*whose), f"{whose} covers more than it owns: {quantity}"
         for name in node.subledgers.names():
             shares = node.subledgers.positions(name)
             trips = sum(share.closed_count for share in shares), sum(share.won_count for share in shares)

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tbx.core.model.messages import VenueAccepted, VenueEnded
-from tbx.core.model.records import Order, State
+from tbx.core.model.records import Order, SignalData, State
 
-from .desk import Desk, refused
+from .desk import RVN, Desk, refused
 
 pytestmark = pytest.mark.orders
 
@@ -473,4 +473,32 @@ def test_a_late_acceptance_of_an_attempt_that_is_over_changes_nothing(desk: Desk
     desk.price("0.0231", "0.0232")
     desk.wait(3_000)
     assert stop.state is State.FILLED and desk.faults == []
+    desk.check()
+
+
+def test_the_stops_of_each_strategy_cover_its_own_coins_whoever_sells(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    old = desk.order("buy", "2000", stop_loss="0.0230", signal_data=SignalData(strategy="old"))
+    new = desk.order("buy", "1000", stop_loss="0.0230", signal_data=SignalData(strategy="new"))
+    desk.order("sell", "800")  # nobody's: the largest part pays
+    assert desk.node.subledgers.quantity("old", "paper.xeggex", RVN) == 1200
+    assert (desk.get(old.order_id).protected, desk.get(new.order_id).protected) == (1200, 1000)
+    desk.order("sell", "1200", signal_data=SignalData(strategy="old"))
+    assert desk.get(old.stop_loss_id).ended
+    assert desk.get(new.order_id).protected == 1000 and desk.get(new.stop_loss_id).left_lots * new.lot == 1000
+    desk.price("0.02290", "0.02295")
+    desk.wait(200)
+    assert desk.total("RVN") == 0
+    desk.check()
+
+
+def test_a_sale_goes_from_positions_first_and_exits_follow_though_deposited_coins_are_there(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.node.portfolio.deposit("paper.xeggex", "RVN", Decimal(500))
+    entry = desk.order("buy", "1000", stop_loss="0.0230", signal_data=SignalData(strategy="one"))
+    bare = desk.order("buy", "300", stop_loss="0.0230")
+    desk.order("sell", "500")
+    assert desk.node.subledgers.quantity("one", "paper.xeggex", RVN) == 800
+    assert desk.get(entry.order_id).protected == 800
+    assert desk.get(bare.order_id).protected == 300  # the deposited coins are nobody's as well
     desk.check()

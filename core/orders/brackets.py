@@ -12,8 +12,7 @@ Always true here: within the commit of a fill its lots are covered (`protected` 
 cover more than the wallet holds; one ends only when it has sold, was taken back, or nothing is left to sell.
 """
 
-from collections.abc import Callable
-from decimal import Decimal
+from collections.abc import Callable, Mapping
 
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
@@ -22,7 +21,7 @@ from ..kernel.kernel import Kernel
 from ..model.exact import ZERO
 from ..model.instruments import Instrument
 from ..model.messages import ExitReturned, ExitUnsold, OrderEnded, OrderFilled, ReportMissing, TriggerReached
-from ..model.records import Fill, Order, State, strategy_of
+from ..model.records import Fill, Order, State, SubPosition, strategy_of
 from .lifecycle import Step
 from .manager import OrderManager
 from .native_exits import NativeExits, sibling
@@ -41,8 +40,8 @@ class Brackets(Actor):
         self.triggers = manager.triggers
         self.ledger = manager.ledger
         self.native = NativeExits(manager, self._arm_again)
-        # The coins of a strategy, by its name, wallet and pair; set by who keeps them.
-        self.owned: Callable[[str, str, str], Decimal] | None = None
+        # Whose the coins of a position are: (wallet, pair) -> by strategy; set by who keeps them.
+        self.shares: Callable[[str, str], Mapping[str, SubPosition]] | None = None
 
     def handles(self) -> dict[type, Handler]:
         return {
@@ -170,9 +169,8 @@ class Brackets(Actor):
                 self.orders.changed(other, "OrderSized", self.clock.now_ns())
 
     def _shrink_to_wallet(self, sold: Order) -> None:
-        """Shrink pending exits of this wallet and pair to the coins that are left: first to go are those of the
-        strategy that sold, then those of none, of these the newest. So a sale leaves the exits of other strategies
-        whole; and those of the strategy that sold cover what it still owns, lest they sell somebody else's coins."""
+        """Shrink pending exits of this wallet and pair to the coins that are left, the newest first to go: those of a
+        strategy to what is still its own, lest they sell somebody else's coins."""
         exits = [
             order
             for order in self.orders.open.values()
@@ -183,23 +181,41 @@ class Brackets(Actor):
             and order.parent_id != sold.parent_id
             and self._covers(order)
         ]
-        seller = strategy_of(sold)
-        exits.sort(key=lambda leg: _first_to_go(strategy_of(leg), seller))
-        there = 0
-        if exits:  # those at the venue have their own
-            there = self._in_wallet(sold) - int(self.native.locked(sold.wallet, sold.base) / sold.lot)
-        own = there
-        if exits and seller and self.owned is not None:
-            own = self._instrument(sold).floor_lots(self.owned(seller, sold.wallet, sold.pair))
+        if not exits:
+            return
+        there, own = self._uncovered(sold)
         now_ns = self.clock.now_ns()
         covered: dict[str, int] = {}  # by entry: its two exits cover the same lots
         for leg in exits:
             assert leg.parent_id is not None
             if leg.parent_id not in covered:
-                of_seller = bool(seller) and strategy_of(leg) == seller
-                lots = covered[leg.parent_id] = min(leg.qty_lots, there, own if of_seller else there)
-                there, own = there - lots, own - lots if of_seller else own
+                name = strategy_of(leg)
+                name = name if name in own else ""
+                lots = covered[leg.parent_id] = max(0, min(leg.qty_lots, there, own[name]))
+                there, own[name] = there - lots, own[name] - lots
             self._shrink(leg, covered[leg.parent_id], now_ns)
+
+    def _uncovered(self, sold: Order) -> tuple[int, dict[str, int]]:
+        """Lots that the wallet holds, and how many of them are each strategy's ("": nobody's, deposited ones too), less
+        what exits at the venue have set aside and what is left of the sale."""
+        floor = self._instrument(sold).floor_lots
+        there = self._in_wallet(sold)
+        own = {"": there}
+        if self.shares is not None:
+            for name, share in self.shares(sold.wallet, sold.pair).items():
+                if name:
+                    own[name] = floor(share.quantity)
+                    own[""] -= own[name]
+        taken = [
+            (strategy_of(order), int(order.reserved / order.lot))
+            for order in self.native.listed(sold.wallet, sold.pair)
+        ]
+        if sold.parent_id is not None and not sold.ended:
+            taken.append((strategy_of(sold), sold.left_lots))
+        for name, lots in taken:
+            there -= lots
+            own[name if name in own else ""] -= lots
+        return there, own
 
     def _shrink(self, leg: Order, lots: int, now_ns: int) -> None:
         if lots >= leg.qty_lots:
@@ -363,11 +379,6 @@ class Brackets(Actor):
         leg.qty_lots = lots
         self.triggers.arm(leg)
         self.orders.changed(leg, "OrderSized", now_ns)
-
-
-def _first_to_go(owner: str, seller: str) -> int:
-    """As the sub-ledgers give coins: the seller's own first, then those of no strategy."""
-    return 2 if owner == seller else 1 if not owner else 0
 
 
 def _nothing() -> None:
