@@ -294,7 +294,7 @@ TABLE: tuple[tuple[str, tuple[Setting, ...]], ...] = (
         Setting("MAX_CORRELATED_EXPOSURE", "0.4", ratio("0.4 for 40 %"),
                 "Largest exposure to currencies that move together, as a share of equity."),
         Setting("ORDER_RATE_LIMIT", "100", whole(0, 1_000_000, "orders a second"),
-                "Orders a second of one strategy, and of all without a strategy together; 50 times that for all of them. 0: none."),
+                "Orders a second of one strategy, and of all without one together; 50 times that in all. 0: no limit."),
         Setting("PRICE_COLLAR_PERCENT", "10", percent,
                 "How far beyond the mid price an order may be priced, in percent; stops a slip of the finger."),
         Setting("STOP_LOSS_ENABLED", "true", flag,

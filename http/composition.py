@@ -17,7 +17,7 @@ from ..core.kernel.outbox import Outbox
 from ..core.market.data import MarketData
 from ..core.model.errors import SettingsError, StoreCorrupt, StoreError
 from ..core.model.exact import ZERO
-from ..core.model.ids import Ids, base36
+from ..core.model.ids import Ids, base36, wallet_of
 from ..core.model.messages import AskAtVenue, Faulted, PlaceAtVenue
 from ..core.model.records import Order, State
 from ..core.orders.amending import Amending
@@ -49,6 +49,7 @@ from ..core.risk.order_rate import OrderRate
 from ..core.risk.overview import Overview, Shares
 from ..core.risk.sizing import SizingSettings
 from ..core.risk.statistics import Statistics
+from ..core.risk.withdrawing import Withdrawing
 from ..core.settings import Settings
 from ..core.state.lease import Lease
 from ..core.state.store import Loaded
@@ -107,6 +108,7 @@ class Node:
         self.market = MarketData(
             self.kernel, self.instruments.values(), depth_max=self.exchanges.depth_max, on_trouble=on_trouble
         )
+        self._wallets: dict[tuple[str, bool], tuple[str, ...]] = {}  # of a pair, paper or live
         self._build_core()
         history = HistoryLimits(settings.max_orders_kept, settings.max_trades_kept)
         self.history = History(self.kernel, self.orders, archive_write, history)
@@ -212,8 +214,8 @@ class Node:
         figures = Figures(
             available=self.ledger.available,
             equity=lambda wallet: portfolio.equity(_is_paper(wallet)),
-            position_value=portfolio.position_value,
-            buying=self.orders.buying,
+            position_value=lambda wallet, pair: self._of_all(portfolio.position_value, wallet, pair),
+            buying=lambda wallet, pair: self._of_all(self.orders.buying, wallet, pair),
             day_pnl=self._day_pnl,
             to_base=self._to_base,
             lost_today=lambda wallet: portfolio.lost_today(_is_paper(wallet)),
@@ -273,12 +275,25 @@ class Node:
             busiest=self.checks.rate.busiest,
         )
 
+    def _of_all(self, figure: Callable[[str, str], Decimal], wallet: str, pair: str) -> Decimal:
+        """Of a pair at all exchanges, in wallets of one side: a position that is spread is no smaller for it."""
+        wallets = self._wallets.get((pair, _is_paper(wallet)))
+        if wallets is None:
+            paper = _is_paper(wallet)
+            wallets = tuple(wallet_of(instrument, paper) for instrument in self.engine.by_pair[pair])
+            self._wallets[pair, paper] = wallets
+        if len(wallets) == 1:
+            return figure(wallets[0], pair)
+        return sum([figure(each, pair) for each in wallets], ZERO)
+
     def _to_base(self, currency: str, exchange: str) -> Decimal | None:
         return self.portfolio.rates.rate(exchange, currency).value
 
-    def _day_pnl(self) -> Decimal:
+    def _day_pnl(self, wallet: str) -> Decimal | None:
         """Nothing is known of the day right after a start, while balances wait for their first price."""
         portfolio = self.portfolio
+        if _is_paper(wallet) != portfolio.paper:
+            return None
         return portfolio.day_pnl() if portfolio.complete(portfolio.paper) else ZERO
 
     def _paper_venues(self, epoch: int) -> dict[str, PaperVenue]:
@@ -337,6 +352,7 @@ class Node:
             self.closing,
             self.loss_limits,
             self.flatten,
+            Withdrawing(self.kernel, self.guard, self.manager),
             self.dead_man,
             self.drill,
             self.amending,

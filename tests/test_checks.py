@@ -106,6 +106,25 @@ def test_the_size_that_a_refusal_recommends_is_taken(tmp_path: Path, settings: d
     assert isinstance(desk.submit("buy", str(recommended)), Submitted)
 
 
+def test_a_position_that_is_spread_over_exchanges_is_one_position(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, MAX_POSITION_SIZE="0.03")  # 1,500
+    desk.order("buy", "40000", exchange="xeggex")
+    answer = desk.submit("buy", "40000", exchange="binance")
+    assert refused(answer) == "RISK_POSITION_SIZE"
+    assert 0 < answer.order.risk.recommended_size < 25_000
+    assert isinstance(desk.submit("buy", str(answer.order.risk.recommended_size), exchange="binance"), Submitted)
+
+
+def test_a_sale_without_an_exchange_goes_where_the_coins_are(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    for exchange in ("xeggex", "binance"):
+        desk.order("buy", "5000", exchange=exchange)
+        assert desk.order("sell", "4000", exchange=None).exchange == exchange
+        desk.order("sell", "900", exchange=exchange)
+    assert refused(desk.submit("sell", "5000", exchange=None)) == "INSUFFICIENT_BALANCE"
+    desk.check()
+
+
 def test_orders_that_reduce_pass_every_limit_on_growth(tmp_path: Path) -> None:
     desk = Desk(tmp_path, STOP_LOSS_ENABLED="false")
     desk.order("buy", "20000")
@@ -185,6 +204,23 @@ def test_an_entry_that_its_attached_stop_could_not_sell_at_the_market_is_refused
     answer = desk.submit("buy", "4999", type="limit", price="0.0240")
     assert refused(answer) == "MARKET_QUANTITY" and "nearest valid quantity: 5000" in answer.detail
     assert isinstance(desk.submit("buy", "5000", type="limit", price="0.0240"), Submitted)
+
+
+def test_a_stop_that_an_entry_needs_is_not_cancelled_alone_nor_with_many_others(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, **DEFAULTS)
+    held = desk.order("buy", "5000", take_profit="0.0300")
+    resting = desk.order("buy", "5000", type="limit", price="0.0240")
+    for entry, instead in ((held, "close the position"), (resting, "cancel the entry")):
+        answer = desk.cancel(desk.get(entry.stop_loss_id))
+        assert refused(answer) == "STOP_REQUIRED" and answer.status == 409 and instead in answer.detail
+    desk.cancel_many()
+    assert desk.get(resting.order_id).ended and desk.get(resting.stop_loss_id).ended
+    assert desk.get(held.take_profit_id).ended
+    assert not desk.get(held.stop_loss_id).ended and desk.get(held.order_id).protected == 5000
+    off = Desk(tmp_path / "off")
+    entry = off.order("buy", "5000", stop_loss="0.0240")
+    assert off.cancel(off.get(entry.stop_loss_id)).state is State.CANCELLED
+    desk.check()
 
 
 # --- the day

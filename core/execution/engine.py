@@ -156,6 +156,7 @@ class ExecutionEngine:
         # What the filters that count need to know of an account; set by whoever keeps it.
         self.open_count: Callable[[str, str], int] = _no_orders  # orders of (wallet, pair) at the venue or on their way
         self.holding: Callable[[str, str], Decimal] = _no_coins  # base of (wallet, pair) held and being bought
+        self.available: Callable[[str, str], Decimal] = _no_coins  # of (wallet, currency), neither spent nor set aside
         self.too_late: Callable[[Order], None] = _keep  # told of an order that was not sent; set by its manager
         self.pending: Callable[[str], str] = _nothing  # why a wallet is not ready yet; set by who compares balances
         self.venues: dict[str, Venue] = {}  # by wallet: a paper venue and the real one of the same exchange differ
@@ -214,6 +215,8 @@ class ExecutionEngine:
                 plans.append(plan)
         if not plans:
             return refusals[0] if refusals else self._not_listed(request)
+        if len(plans) > 1 and request.side == "sell":  # where the coins are; if they are nowhere, the refusal says so
+            plans = [p for p in plans if p.need("sell") <= self.available(p.wallet, p.instrument.base)] or plans
         return plans[0] if len(plans) == 1 else self._best(plans)
 
     def _not_listed(self, request: SubmitOrder) -> Refusal:

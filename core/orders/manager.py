@@ -115,6 +115,7 @@ class OrderManager(Actor):
         self.waiting: dict[str, list[tuple[Request, Reply]]] = {}
         self._deadlines: list[tuple[int, str]] = []
         engine.too_late, engine.open_count, engine.holding = self.expire_late, orders.open_count, self.holding
+        engine.available = ledger.available
         # Takes exits back from their venue, and then goes on; set by who sends them there.
         self.recall: Callable[[Iterable[Order], str, Callable[[], None]], None] = _go_on
         self.note_listed: Callable[[Order], None] = _note_nothing  # an exit is found to be at its venue; the same
@@ -488,6 +489,8 @@ class OrderManager(Actor):
 
     def cancel(self, request: CancelOrder) -> None:
         order = self.open_order(request.order_id)
+        if not isinstance(order, Refusal):
+            order = self._needed_stop(order) or order
         if isinstance(order, Refusal):
             request.reply(order)
             return
@@ -504,12 +507,24 @@ class OrderManager(Actor):
             return Refusal(code="ORDER_ENDED", detail=detail, status=409, order=order)
         return order
 
+    def _needed_stop(self, order: Order) -> Refusal | None:
+        """Why a stop is not cancelled alone: its entry would be left without one, where entries need one."""
+        entry = self.orders.get(order.parent_id) if order.parent_id is not None else None
+        if self.engine.limits.stop_distance is None or order.role != "stop_loss" or entry is None:
+            return None
+        if entry.ended and not entry.protected:
+            return None
+        instead = "close the position" if entry.ended else "cancel the entry"
+        detail = f"{entry.order_id} needs its stop (STOP_LOSS_ENABLED): amend the stopPrice, or {instead}"
+        return Refusal(code="STOP_REQUIRED", detail=detail, status=409, order=order)
+
     def cancel_many(self, request: CancelOrders) -> None:
         chosen = [
             order
             for order in list(self.orders.open.values())
             if (request.pair is None or order.pair == request.pair)
             and (request.exchange is None or order.exchange == request.exchange)
+            and self._needed_stop(order) is None
         ]
         left = len(chosen)
         if not left:

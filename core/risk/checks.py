@@ -37,7 +37,7 @@ class Figures(NamedTuple):
     equity: Callable[[str], Decimal]  # of the wallet's side
     position_value: Callable[[str, str], Decimal]  # (wallet, pair)
     buying: Callable[[str, str], Decimal]  # (wallet, pair): what open buys have reserved, in quote
-    day_pnl: Callable[[], Decimal]
+    day_pnl: Callable[[str], Decimal | None]  # of the wallet's side; None where nobody samples that
     to_base: Callable[[str, str], Decimal | None]  # (currency, exchange): its price, None where there is none
     lost_today: Callable[[str], Decimal]  # of the wallet's side, realised, 0 or above
     open_risk: Callable[[str], Decimal]  # of the wallet's side: what open entries lose at their stops
@@ -158,7 +158,7 @@ class Checks:
             detail = f"nothing prices {instrument.quote} in base currency now, so no limit can be held against it"
             checks.append(Check("positionSize", False, limits.shown_position, None, detail))
             checks += [
-                self._day_loss(limits) if name == "dailyLoss" else Check(name, True, detail=detail)
+                self._day_loss(plan.wallet, limits) if name == "dailyLoss" else Check(name, True, detail=detail)
                 for name in GROWTH[1:]
             ]
             return
@@ -172,7 +172,7 @@ class Checks:
         else:
             checks.append(self._risk_per_trade(limits, risk))
             checks.append(self._risk_per_day(plan.wallet, limits, risk))
-        checks.append(self._day_loss(limits))
+        checks.append(self._day_loss(plan.wallet, limits))
         checks.append(self._correlated(plan, limits, cost))
 
     def _position_size(self, plan: Plan, limits: "Amounts", to_base: Decimal, cost: Decimal) -> Check:
@@ -215,8 +215,10 @@ class Checks:
         )
         return Check("riskPerDay", False, limits.shown_risk_day, _cents(whole), detail)
 
-    def _day_loss(self, limits: "Amounts") -> Check:
-        loss = self.figures.day_pnl()
+    def _day_loss(self, wallet: str, limits: "Amounts") -> Check:
+        loss = self.figures.day_pnl(wallet)
+        if loss is None:
+            return UNSAMPLED
         if loss != self._loss:
             self._loss, self._shown_loss = loss, _cents(loss)
         least, shown = limits.day, limits.shown_day
@@ -392,6 +394,7 @@ NO_STOP = (
 )
 UNLIMITED = Check("orderRate", True, detail="no limit is set")
 UNPRICED = Check("priceCollar", True, detail="no price of its own: the slippage guard bounds what it may take")
+UNSAMPLED = Check("dailyLoss", True, detail="paper money in a live service: its days are not kept")
 NO_MID = Check("priceCollar", True, detail="no mid price to compare with")
 
 
