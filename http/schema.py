@@ -200,7 +200,9 @@ class Fields:
         if value.__class__ is str and re.fullmatch(r"[0-9]{1,15}", value):
             value = int(value)
         if value.__class__ is not int:
-            self.wrong(field, "WRONG_TYPE", f"is {named(value)}, expected {meaning} as a whole number")
+            # A number with a fraction or an exponent has come as its text.
+            shown = value if value.__class__ is str and NUMBER.fullmatch(value) else named(value)
+            self.wrong(field, "WRONG_TYPE", f"is {shown}, expected {meaning} as a whole number")
         elif not least <= value <= most:
             self.wrong(field, "OUT_OF_RANGE", f"expected {meaning} from {least} to {most}")
         else:
