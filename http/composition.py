@@ -195,6 +195,7 @@ class Node:
         self.command_marks = CommandMarks(self.kernel)
         self.signals = self._signals()
         self.closing = Closing(self.kernel, self.manager, self.portfolio.find)
+        self.closing.owned = self.subledgers.quantity
         self.flatten = Flatten(self.kernel, self.guard, self.manager, self.portfolio, self.subledgers.quantity)
         self.dead_man = DeadManTimer(self.kernel, self.guard, self.manager)
         self.drill = Drill(self.kernel, self.guard, self.manager, self.flatten)
@@ -330,6 +331,8 @@ class Node:
         found = Reconciliation(self.kernel, self.manager, self.accounts, self.instruments, archived)
         for venue in self.live_venues:
             found.attach(venue.name, venue.survey)
+        self.portfolio.settled = not self.live_venues
+        found.on_settled = self.portfolio.balances_known
         self.reports.adopt, self.reports.unknown_accepted = found.adopt, found.unknown_accepted
         self.triggers.not_yet = found.not_yet
         return found

@@ -22,6 +22,7 @@ def strategies_of(node: "Node", planned: Sequence[Planned] | None, log: Strategy
         ledgers=node.subledgers,
         paper=not node.settings.live,
         log=log or StrategyLog(),
+        submit=node.manager.submit,
     )
 
     def ready() -> bool:

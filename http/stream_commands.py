@@ -1,7 +1,8 @@
 """Commands of the stream, carried out as their REST requests are: the same endpoints, rules, answers and refusals.
 
 Always true here: the id of a command becomes the id of what it makes (clientOrderId, signalId), or stands in a mark
-that is committed with it, so that a command that comes again is answered from what is on record and not done again.
+that is committed with it, so that a command that comes again is answered from what is on record and not done again,
+and one whose id was another type's does nothing.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from ..core.model.order_views import order_detail, order_placed, order_view
 from ..core.model.records import CommandMark, Order, State
 from ..core.state.store import Store
 from ..strategies_bridge.command_marks import CommandMarks
+from ..strategies_bridge.signal_records import order_name
 from ..strategies_bridge.streams import CommandStream, Delivery, Outcome
 from .commands import FAULT, Commands
 from .context import Api
@@ -33,6 +35,8 @@ FIELDS = ("id", "type", "body", "source", "expires")
 # After these nobody knows what came of a command, or it could not be tried: it is delivered again.
 NOT_YET = frozenset(("STORE_UNAVAILABLE", "OUTCOME_UNKNOWN", "IDEMPOTENCY_IN_PROGRESS"))
 CONTENT = {b"content-type": b"application/json"}
+AWAY = "commands_away"
+KEY = "Idempotency-Key"  # as the endpoints call the id of a command, which here is no header
 
 # What is told when a command has entered the core; each command runs in a task of its own, with its own.
 _entered: ContextVar[Callable[[Any], None]] = ContextVar("entered")
@@ -85,6 +89,7 @@ class StreamCommands:
         try:
             command = read(delivery)
             await self._in_time(command)
+            await self._not_of_another_type(command)
             answer = await self._ways[command.type](command, entered)
         except Problem as problem:
             return None if problem.code in NOT_YET else Outcome(problem.status, problem.encode(where))
@@ -109,14 +114,56 @@ class StreamCommands:
             return known or signals.manager.advising.is_asked(command.id)
         if command.type == "signal":
             return signals.find(command.id) is not None or signals.under_way(command.id)
-        return command.again if command.type == "cancel" else self.marks.get(command.id) is not None
+        return self.marks.get(command.id) is not None or (command.type == "cancel" and command.again)
+
+    async def _not_of_another_type(self, command: Command) -> None:
+        """Raises Problem 422 where the id is on record for a command of another type, and not for one of this."""
+        ours = "order" if command.type == "close" else command.type  # its body tells a close from an order
+        used = await self._used(command.id)
+        if used and ours not in used:
+            what = next(iter(used.values()))
+            detail = f"{command.id!r} was used for {what}; use a new id for a new command"
+            raise Problem(422, "IDEMPOTENCY_MISMATCH", detail)
+
+    async def _used(self, command_id: str) -> dict[str, str]:
+        """What is on record, or under way, with an id: the type of the command -> in words."""
+        used: dict[str, str] = {}
+        signals = self.signals.signals
+        order = await self._order_known(command_id)
+        if order is not None:
+            used["order"] = f"an order ({order.order_id})"
+        elif signals.manager.advising.is_asked(command_id):
+            used["order"] = "an order, which is being checked"
+        signal = signals.find(command_id)
+        if signal is not None and signal.client_signal_id == command_id:
+            used["signal"] = f"a signal ({signal.signal_id})"
+        elif signals.under_way(command_id):
+            used["signal"] = "a signal, which is being carried out"
+        else:
+            order = await self._order_known(order_name(command_id))
+            if order is not None and order.signal_id is not None:
+                used["signal"] = f"a signal ({order.signal_id})"
+        mark = self.marks.get(command_id)
+        if mark is not None:
+            kind = msgspec.json.decode(mark.asked)[0]
+            used[kind] = f"the command {kind}"
+        return used
+
+    async def _order_known(self, client_order_id: str) -> Order | None:
+        """In memory, or in the archive, which is read only where it holds something."""
+        queries = self.api.queries
+        order = queries.source.by_client_id(client_order_id)
+        if order is None and self.api.archive_used():
+            found = await queries.order_by_client_id(client_order_id)
+            order = None if found is None else found[0]
+        return order
 
     # --- what carries the id by itself
 
     async def _order(self, command: Command, _: Callable[[], None]) -> Answer:
         body = _with_source(command, "signalData")
         try:
-            return await _ask(self.orders.place, "/api/orders", body, command.id)
+            return await _ask_as(command, "clientOrderId", self.orders.place, "/api/orders", body)
         except Problem as problem:
             if not command.again or problem.refusal is not None:
                 raise
@@ -134,27 +181,30 @@ class StreamCommands:
         return Answer(encode_document(order_placed(Submitted(found[0], True))))
 
     async def _signal(self, command: Command, _: Callable[[], None]) -> Answer:
-        return await _ask(self.signals.execute, "/api/signals/execute", _with_source(command, None), command.id)
+        body = _with_source(command, None)
+        return await _ask_as(command, "signalId", self.signals.execute, "/api/signals/execute", body)
 
     async def _close(self, command: Command, _: Callable[[], None]) -> Answer:
         doc, position_id = _taken_out(command, "positionId")
         path = f"/api/positions/{position_id}/close"
         return await _ask(self.portfolio.close, path, _encoded(doc), command.id, position_id=position_id)
 
-    # --- what may be done twice
+    # --- what leaves a mark
 
-    async def _cancel(self, command: Command, _: Callable[[], None]) -> Answer:
+    async def _cancel(self, command: Command, entered: Callable[[], None]) -> Answer:
         doc, order_id = _taken_out(command, "orderId")
         _nothing_else(doc)
+        mark = self._mark(command, {"orderId": order_id}, (order_id,))
+        again = self._was_taken(mark) or command.again
+        if not again:
+            self._enter_with(mark, entered)
         try:
             return await _ask(self.orders.cancel, f"/api/orders/{order_id}", order_id=order_id)
-        except Problem as problem:
+        except Problem as problem:  # done twice it is a cancel
             order = self.api.queries.source.orders.get(order_id)
-            if command.again and problem.code == "ORDER_ENDED" and order and order.state is State.CANCELLED:
+            if again and problem.code == "ORDER_ENDED" and order and order.state is State.CANCELLED:
                 return self._as_it_is(order)
             raise
-
-    # --- what leaves a mark
 
     async def _amend(self, command: Command, entered: Callable[[], None]) -> Answer:
         doc, order_id = _taken_out(command, "orderId")
@@ -254,6 +304,7 @@ def read(delivery: Delivery) -> Command:
         for name in fields
         if name not in FIELDS
     ]
+    wrong += [FieldError(name[:TEXT_MAX], "stands twice", "DUPLICATE_FIELD") for name in delivery.twice]
     if CLIENT_ORDER_ID.fullmatch(fields.get("id", "")) is None:
         wrong.append(_wrong("id", fields, "expected 1 to 64 letters, digits or . _ : -"))
     kind = fields.get("type", "")
@@ -322,6 +373,19 @@ def _encoded(doc: Document) -> bytes:
     return msgspec.json.encode(doc)
 
 
+async def _ask_as(command: Command, field: str, endpoint: Endpoint, path: str, body: bytes) -> Answer:
+    """As `_ask`, with the command's id as that of what it makes; the body may name the same in this field."""
+    try:
+        return await _ask(endpoint, path, body, command.id)
+    except Problem as problem:
+        if problem.refusal is not None or not any(error.field == KEY for error in problem.errors):
+            raise
+        differs = f"differs from the command's id {command.id!r}; leave it out"
+        raise invalid(
+            [FieldError(field, differs, error.code) if error.field == KEY else error for error in problem.errors]
+        ) from None
+
+
 def _nobody(_: object) -> None:
     """The reply of a command that is only looked at."""
 
@@ -347,8 +411,14 @@ def stream_of(api: Api, marks: CommandMarks, store: Store, log: Callable[..., No
         return None
     commands = StreamCommands(api, marks)
 
+    conditions = api.kernel.conditions
+
     def tell(up: bool, why: str) -> None:
         log("info" if up else "warn", "COMMANDS_READ" if up else "COMMANDS_AWAY", detail=why)
+        if up and not conditions.holds(AWAY):
+            return
+        conditions.end(AWAY) if up else conditions.begin(AWAY, why)
+        api.kernel.flush_soon()
 
     token = f"{store.journal_id}:{store.epoch}"
     return CommandStream(store.address, store.node, token, commands.carry_out, tell)

@@ -1,7 +1,7 @@
 """Which commands of the stream have entered the core, where nothing else on record says so.
 
-A new order, a signal and a closing order carry the id of their command, and a cancel done twice is a cancel. An
-amendment or a cancel of all done twice could undo what came between, so those two leave a mark.
+A new order, a signal and a closing order carry the id of their command. A cancel, an amendment and a cancel of all
+leave a mark: the last two, done twice, could undo what came between, and no id may serve two commands.
 
 Always true here: a mark is part of the commit that the command itself is part of. The newest KEPT_MAX are kept.
 """

@@ -17,13 +17,18 @@ from urllib.parse import unquote
 
 from ..core.model.errors import SettingsError
 from ..core.model.instruments import Instrument
-from .parameters import Parameters
+from .parameters import Parameters, ParameterWrong
 from .strategy import Strategy
+from .texts import LINES_MAX, error_text, shown
 from .trading_loop import STRATEGY as LOOP
+from .watchdog import StrategyStuck, call_within
 
 GROUP: Final = "tbx.strategies"  # of entry points
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 PAIRS_MAX = 1_000
+SECOND_NS = 1_000_000_000
+CONSTRUCTION_NS = 10 * SECOND_NS  # for the __init__ of a strategy, at the start of the service
+IMPORT_NS = 60 * SECOND_NS  # for its module, and what that imports
 HOOKS: Final = tuple(name for name in vars(Strategy) if name.startswith("on_"))
 RESERVED: Final = frozenset(("drill", LOOP))  # what the service itself trades under
 
@@ -40,16 +45,20 @@ class Planned:
         self.first = self.make()
         self.name = self.first.name
 
-    def make(self) -> Strategy:
-        """A new instance; raises SettingsError where its parameters, or its code, do not let it be made."""
+    def make(self, limit_ns: int | None = None) -> Strategy:
+        """A new instance; raises SettingsError where its parameters, or its code, do not let it be made, or do not come
+        back within the limit (None: CONSTRUCTION_NS)."""
         parameters = Parameters(self.parameters)
         try:
-            strategy = self.cls(parameters)
+            strategy = call_within(limit_ns or CONSTRUCTION_NS, self.cls, parameters)
             name, pairs = strategy.name, strategy.pairs
             exchange: object = strategy.exchange
-        except (Exception, SystemExit) as error:
-            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            raise SettingsError(f"strategy {self.spec}: {kind}{error}") from error
+        except ParameterWrong as error:
+            raise SettingsError(f"strategy {self.spec}: {error}") from error
+        except StrategyStuck as error:
+            raise SettingsError(f"strategy {self.spec}: __init__ does not come back: {error}") from error
+        except BaseException as error:
+            raise SettingsError(f"strategy {self.spec}: {error_text(error)}") from error
         problems = parameters.unread()
         problems += [
             f"{hook} is async: hooks are plain functions" for hook in HOOKS if _is_async(getattr(strategy, hook))
@@ -73,11 +82,12 @@ def plan(specs: Iterable[str]) -> list[Planned]:
         try:
             planned = Planned(spec)
         except SettingsError as error:
-            problems += error.problems
+            problems += [shown(problem, LINES_MAX) for problem in error.problems]
             continue
         same = next((other for other in found if other.name == planned.name), None)
         if same is not None:
-            problems.append(f"strategy {spec}: {same.spec} is named {same.name} too; give one a ?name=")
+            line = f"strategy {spec}: {same.spec} is named {same.name} too; give one a ?name="
+            problems.append(shown(line, LINES_MAX))
         found.append(planned)
     if problems:
         raise SettingsError(problems)
@@ -98,7 +108,7 @@ def listed_problems(planned: Planned, instruments: Mapping[tuple[str, str], Inst
             problems.append(
                 f"pair {pair} is not traded {f'at {strategy.exchange}' if strategy.exchange else 'here'}{hint}"
             )
-    return [f"strategy {planned.spec}: {problem}" for problem in problems]
+    return [shown(f"strategy {planned.spec}: {problem}", LINES_MAX) for problem in problems]
 
 
 def _parameters(spec: str, query: str) -> dict[str, str]:
@@ -122,9 +132,9 @@ def _class(spec: str, named: str) -> type[Strategy]:
         if os.getcwd() not in sys.path and "" not in sys.path:
             sys.path.append(os.getcwd())  # behind all others: a file here must not take the place of a package
         try:
-            found = getattr(importlib.import_module(module), name, None)
-        except Exception as error:  # whatever an author's module raises
-            raise SettingsError(f"strategy {spec}: cannot import {module}: {type(error).__name__}: {error}") from error
+            found = getattr(call_within(IMPORT_NS, importlib.import_module, module), name, None)
+        except BaseException as error:  # whatever an author's module raises
+            raise SettingsError(f"strategy {spec}: cannot import {module}: {error_text(error)}") from error
         if found is None:
             raise SettingsError(f"strategy {spec}: {module} has no {name}{_nearest(name, vars(sys.modules[module]))}")
     if not isinstance(found, type) or not issubclass(found, Strategy):
@@ -146,9 +156,10 @@ def _entry_point(spec: str, name: str) -> object:
             f"strategy {spec}: no entry point {name!r} in group {GROUP}: {known_text}; or give module:Class"
         )
     try:
-        return found[0].load()
-    except Exception as error:
-        raise SettingsError(f"strategy {spec}: cannot load it: {type(error).__name__}: {error}") from error
+        loaded: object = call_within(IMPORT_NS, found[0].load)
+    except BaseException as error:
+        raise SettingsError(f"strategy {spec}: cannot load it: {error_text(error)}") from error
+    return loaded
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

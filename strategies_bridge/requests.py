@@ -4,12 +4,14 @@ Always true here: a mistake that a look at the arguments shows raises ValueError
 says what would be right. What depends on the market, on money or on limits is left to the core, which refuses it.
 """
 
+import difflib
+import re
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Final, get_args
 
 from ..core.model.exact import plain
-from ..core.model.instruments import Instrument, decimal_of
+from ..core.model.instruments import Instrument
 from ..core.model.messages import ExecuteSignal, Reply, SubmitOrder
 from ..core.model.records import OrderType, Side, SignalAction, SignalData, SizingMethod
 
@@ -20,17 +22,28 @@ TIMEOUT_S_MAX: Final = 30 * 24 * 3600
 SECOND_NS: Final = 1_000_000_000
 TIFS: Final = ("GTC", "IOC", "FOK")
 SIDES, TYPES, ACTIONS = get_args(Side), get_args(OrderType), get_args(SignalAction)
-METHODS: Final = tuple(method for method in get_args(SizingMethod) if method != "position")
+# As an author may write a method, which is as REST takes it -> as it is.
+METHODS: Final[Mapping[str, SizingMethod]] = {
+    "fixed_fraction": "fixed_fraction",
+    "fixed_fractional": "fixed_fraction",
+    "volatility_adjusted": "volatility_adjusted",
+    "kelly": "kelly_criterion",
+    "kelly_criterion": "kelly_criterion",
+}
+# Decimal() itself also takes underscores, blanks around it and the digits of every script.
+NUMBER: Final = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?")
 
 
-def exact(name: str, value: object, most: Decimal) -> Decimal:
-    """A positive Decimal of what an author gave for a price or a quantity."""
+def exact(name: str, value: object, most: Decimal, *, zero: bool = False) -> Decimal:
+    """A positive Decimal (`zero`: or 0) of what an author gave for a price or a quantity."""
     if isinstance(value, Decimal):
-        number = value
+        number = Decimal(value)  # plain, where it is of a class of his own
     elif isinstance(value, int) and not isinstance(value, bool):
         number = Decimal(value)
     elif isinstance(value, str):
-        number = decimal_of(value)
+        if NUMBER.fullmatch(value) is None:
+            raise ValueError(f"{name} is {value[:40]!r}, expected a decimal number such as 0.0245")
+        number = Decimal(value)
     elif isinstance(value, float):
         raise TypeError(
             f"{name} is the float {value!r}, which is not exact: give a Decimal, text or a whole number; "
@@ -38,8 +51,9 @@ def exact(name: str, value: object, most: Decimal) -> Decimal:
         )
     else:
         raise TypeError(f"{name} is {type(value).__name__}, expected a Decimal, text or a whole number")
-    if not number.is_finite() or not 0 < number <= most:
-        raise ValueError(f"{name} is {value}, expected more than 0 and at most {plain(most)}")
+    if not number.is_finite() or not 0 <= number <= most or not (number or zero):
+        least = "0" if zero else "more than 0"
+        raise ValueError(f"{name} is {value}, expected {least} and at most {plain(most)}")
     exponent = number.normalize().as_tuple().exponent
     if isinstance(exponent, int) and -exponent > DECIMALS_MAX:
         raise ValueError(f"{name} is {value}: more than {DECIMALS_MAX} decimals")
@@ -52,7 +66,9 @@ def optional(name: str, value: object, most: Decimal) -> Decimal | None:
 
 def one_of(name: str, value: object, words: tuple[str, ...]) -> None:
     if value not in words:
-        raise ValueError(f"{name} is {value!r}, expected {', '.join(words[:-1])} or {words[-1]}")
+        near = difflib.get_close_matches(str(value)[:40], words, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{name} is {value!r}, expected {', '.join(words[:-1])} or {words[-1]}{hint}")
 
 
 def on_grid(value: object, step: Decimal, *, up: bool) -> Decimal:
@@ -130,21 +146,19 @@ def signal_request(pair: str, client_id: str, strategy: str, reply: Reply, given
     """The command for `Strategy.signal(**given)`."""
     one_of("action", given["action"], ACTIONS)
     if given["method"] is not None:
-        one_of("method", given["method"], METHODS)
+        one_of("method", given["method"], tuple(METHODS))
     confidence = given["confidence"]
-    if confidence is not None and confidence != 0:
-        confidence = exact("confidence", confidence, Decimal(1))
     return ExecuteSignal(
         pair=pair,
         action=given["action"],
         reply=reply,
-        confidence=None if confidence is None else Decimal(confidence),
+        confidence=None if confidence is None else exact("confidence", confidence, Decimal(1), zero=True),
         source="strategy",
         strategy=strategy,
         entry_price=optional("entry_price", given["entry_price"], PRICE_MAX),
         stop_loss=optional("stop_loss", given["stop_loss"], PRICE_MAX),
         take_profit=optional("take_profit", given["take_profit"], PRICE_MAX),
-        method=given["method"],
+        method=None if given["method"] is None else METHODS[given["method"]],
         max_risk=optional("max_risk", given["max_risk"], Decimal(1)),
         exchange=given["exchange"],
         client_signal_id=client_id,

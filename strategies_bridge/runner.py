@@ -12,7 +12,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter_ns
-from types import FrameType
 from typing import Any, Final, Literal
 
 import msgspec
@@ -32,16 +31,13 @@ from ..core.model.messages import (
     TradePrinted,
 )
 from ..core.model.records import Order, State
-from .loading import Planned, listed_problems
-from .running import Answered, CancelOwn, Command, KeptState, Running, Surroundings, TimerDue
+from .loading import CONSTRUCTION_NS, Planned, listed_problems
+from .running import Answered, CancelOwn, Command, KeptState, Running, SellOwn, Surroundings, TimerDue
 from .strategy import Strategy
+from .texts import LINES_MAX, error_text, shown, shown_lines
 from .views import BookView, SignalAnswer, fill_of, order_of, order_of_request, trade_of
 from .watchdog import Call, Watchdog
 
-_ROOT = __name__.removesuffix(".strategies_bridge.runner")
-OWN_PACKAGES = (f"{_ROOT}.core.", f"{_ROOT}.strategies_bridge.")
-EXAMPLES = f"{_ROOT}.strategies_bridge.examples."
-TEXT_MAX: Final = 500  # of what an exception says, in events and conditions
 COMMANDS_AT_ONCE_MAX: Final = 5_000  # of all strategies, in one turn of the loop
 LOOK_NS: Final = 20 * MS_NS  # between looks whether the core is ready, before the strategies start
 
@@ -176,6 +172,7 @@ class Strategies(Actor):
             TimerDue: self._on_timer,
             Answered: self._on_answer,
             CancelOwn: self._cancel,
+            SellOwn: self._sell,
             BeginStrategies: self._begin,
             StartStrategy: self._start,
             StopStrategy: self._stop,
@@ -230,7 +227,7 @@ class Strategies(Actor):
             since=running.since_ns // MS_NS,
             pairs=list(running.listed),
             exchange=running.exchange,
-            parameters=dict(self._planned[running.name].parameters),
+            parameters={shown(key): shown(value) for key, value in self._planned[running.name].parameters.items()},
             calls=running.calls,
             p99_ms=running.p99_ns() / MS_NS,
             worst_ms=running.worst_ns / MS_NS,
@@ -242,7 +239,7 @@ class Strategies(Actor):
 
     def watchdog(self, limit_ns: int) -> Watchdog:
         """Stops a hook that takes longer. Only in the main thread of a process; the caller closes it."""
-        return Watchdog(self.call, limit_ns, Strategies._call.__code__, ours)
+        return Watchdog(self.call, limit_ns, Strategies._call.__code__)
 
     def _call(self, running: Running, hook: Callable[..., None], *args: Any, keep: bool = False) -> None:
         """Run a hook to its end, and then what it asked for. `keep`: and keep the state where it changed."""
@@ -250,12 +247,11 @@ class Strategies(Actor):
         call.begin(began_ns)
         try:
             hook(*args)
+            call.check(self._elapsed_ns())
             if keep or running.keeping:
                 running.look_at_state()
             call.running = False
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # an author's sys.exit() ends the strategy, not the service
+        except BaseException as error:  # whatever it is: an author's sys.exit() ends the strategy, not the service
             call.running = False
             self._fail(running, getattr(hook, "__name__", "a hook"), error)
             return
@@ -365,14 +361,22 @@ class Strategies(Actor):
         if running.refusal():
             return True
         many = f"more than {running.REFUSALS_MAX:,} refusals in a second, the last: {why}"
-        self.around.log.failed(running.name, many, "")
-        self._end(running, many, many)
+        self._stop_by_fault(running, many, many)
         return False
 
     def _cancel(self, message: CancelOwn) -> None:
         running: Running = message.running
         for command in running.take_back(message, f"strategy {running.name} took it back"):
             self.bus.publish(command)
+
+    def _sell(self, message: SellOwn) -> None:
+        """Checked and carried out in one go: nothing can take the coins in between."""
+        running: Running = message.running
+        sale = running.sale_of(message.request)
+        if isinstance(sale, Refusal):
+            message.request.reply(sale)
+        else:
+            self.around.submit(sale)
 
     # --- start and stop
 
@@ -409,9 +413,10 @@ class Strategies(Actor):
             self._refuse(message.reply, message.name, before)
             return
         try:
-            strategy = self._planned[message.name].make()
+            strategy = self._planned[message.name].make(self.call.limit_ns or CONSTRUCTION_NS)
         except SettingsError as error:
-            self.outbox.effect(message.reply, Refusal(code="STRATEGY_NOT_STARTED", detail=str(error), status=409))
+            detail = shown(str(error), LINES_MAX)
+            self.outbox.effect(message.reply, Refusal(code="STRATEGY_NOT_STARTED", detail=detail, status=409))
             return
         running = self._running[message.name] = self._host(strategy)
         if before.restored:
@@ -440,11 +445,13 @@ class Strategies(Actor):
         self.outbox.effect(reply, refusal)
 
     def _call_off(self, running: Running, why: str) -> None:
-        """Stop one that did nothing wrong."""
+        """Stop one that did nothing wrong; what on_stop sells is not taken back with its entries."""
+        before = tuple(running.requests)
         if running.status == "running":
+            running.leaving = True
             self._call(running, running.strategy.on_stop, keep=True)
         if running.status != "stopped":  # on_stop may have failed
-            self._end(running, why)
+            self._end(running, why, entries=before)
 
     def _wind_down(self, message: WindDown) -> None:
         for running in self._running.values():
@@ -461,16 +468,24 @@ class Strategies(Actor):
     def _goes(self, order: Order) -> bool:
         """Whether an order must not stay when the service ends."""
         running = self._of(order)
-        return running is not None and running.cancel_on_stop and order.cancel_requested is not None
+        if running is None:
+            return False
+        sold_at_stop = running.leaving and order.type == "market" and order.role == "entry" and order.side == "sell"
+        return sold_at_stop or (running.cancel_on_stop and order.cancel_requested is not None)
 
     def _fail(self, running: Running, where: str, error: BaseException) -> None:
         """A hook raised: log it once with its trace, and stop the strategy."""
-        text = f"{where}: {traceback.format_exception_only(error)[-1].strip()}"[:TEXT_MAX]
-        self.around.log.failed(running.name, text, "".join(traceback.format_exception(error)))
-        self._end(running, f"a fault in {text}", text)
+        text = f"{where}: {error_text(error)}"
+        self._stop_by_fault(running, f"a fault in {text}", text, "".join(traceback.format_exception(error)))
 
-    def _end(self, running: Running, why: str, error: str = "") -> None:
-        """No hook is called any more. By a fault (`error`) its entries are cancelled whatever it says."""
+    def _stop_by_fault(self, running: Running, why: str, error: str, trace: str = "") -> None:
+        why, error = shown(why, LINES_MAX), shown(error, LINES_MAX)
+        self.around.log.failed(running.name, error, shown_lines(trace))
+        self._end(running, why, error)
+
+    def _end(self, running: Running, why: str, error: str = "", entries: tuple[str, ...] | None = None) -> None:
+        """No hook is called any more. Its entries are cancelled: those on record and the requests named by `entries`
+        (None: all); by a fault (`error`) whatever it says."""
         running.drop()
         running.cancel_timers()
         running.status, running.error, running.since_ns = "stopped", error, self.clock.now_ns()
@@ -480,7 +495,7 @@ class Strategies(Actor):
                 if not hooks[key]:
                     del hooks[key]
         if error or running.cancel_on_stop:
-            self._cancel(CancelOwn(running, tuple(running.requests), every=True))
+            self._cancel(CancelOwn(running, tuple(running.requests) if entries is None else entries, every=True))
         if error:
             self._restrict(running.name, why)
             self.kernel.conditions.begin("strategy_stopped", why, running.name)
@@ -501,9 +516,3 @@ def _signal_answer(client_id: str | None, pair: str, answer: Any) -> SignalAnswe
         )
     code, detail = (answer.code, answer.detail) if isinstance(answer, Refusal) else ("UNKNOWN", repr(answer))
     return SignalAnswer(client_id=client_id or "", pair=pair, status="refused", code=code, reason=detail)
-
-
-def ours(frame: FrameType) -> bool:
-    """Whether code that a hook called is of this service: nothing may be interrupted there."""
-    module = str(frame.f_globals.get("__name__", ""))
-    return module.startswith(OWN_PACKAGES) and not module.startswith(EXAMPLES)

@@ -3,6 +3,7 @@
 Always true here:
 - A client id is never given twice: numbers are reserved ahead, in the commit of the first order that uses one of them.
 - What a hook that fails has asked for is dropped, and the state that it left is not kept.
+- It sells its own coins alone: a sale is checked against its sub-ledger in the moment in which it is carried out.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,14 +17,15 @@ from ..core.kernel.clock import MS_NS, SECOND_NS, Timer
 from ..core.kernel.kernel import Kernel
 from ..core.kernel.latency import Latency
 from ..core.market.data import MarketData
-from ..core.model.exact import ZERO
+from ..core.model.exact import ZERO, plain
 from ..core.model.ids import wallet_of
 from ..core.model.instruments import Instrument
-from ..core.model.messages import CancelOrder, ExecuteSignal, SubmitOrder
+from ..core.model.messages import CancelOrder, ExecuteSignal, Refusal, SubmitOrder
 from ..core.model.records import Order, Position
 from ..core.orders.registry import Orders
 from .requests import on_grid, order_request, signal_request
 from .strategy import Rough, Strategy
+from .texts import TEXT_MAX, shown
 from .views import NOTHING_HELD, BookView, Holding, OwnOrder, order_of, order_of_request
 
 Status = Literal["starting", "running", "stopped"]
@@ -74,6 +76,13 @@ class CancelOwn(msgspec.Struct, frozen=True):
     pair: str | None = None
 
 
+class SellOwn(msgspec.Struct, frozen=True):
+    """A strategy sells what it holds itself."""
+
+    running: Any
+    request: SubmitOrder
+
+
 class SubLedgerSource(Protocol):
     """What strategies hold."""
 
@@ -102,6 +111,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     ledgers: SubLedgerSource
     paper: bool
     log: StrategyLog
+    submit: Callable[[SubmitOrder], None]  # carries an order out at once, inside the input that runs
 
 
 class Running:
@@ -112,7 +122,6 @@ class Running:
     TIMER_MIN_S, TIMER_MAX_S = 0.001, 366 * 86_400.0
     STATE_BYTES_MAX = 64 << 10
     LINE_BYTES_MAX = 4 << 10  # of the log
-    TEXT_MAX = 500
     IDS_AHEAD = 1_000
     REFUSALS_MAX = 1_000  # in a second: a hook that submits again what was refused would go on for ever
 
@@ -136,6 +145,7 @@ class Running:
         self.status: Status = "starting"
         self.error = ""
         self.restored = False
+        self.leaving = False  # on_stop runs, or has run: nothing is opened any more
         self.since_ns = around.kernel.clock.now_ns()
         self.requests: dict[str, SubmitOrder | None] = {}  # by client id, until the order's end; None: on record
         self._unwanted: set[str] = set()  # client ids of requests that were taken back before they were on record
@@ -229,6 +239,9 @@ class Running:
             given["exchange"] = self.exchange
         client_id = self._new_id()
         request = order_request(instrument, client_id, self.name, _unset, given)
+        if self.leaving and request.side == "buy":
+            self._leave_out(client_id, "buy", instrument.pair)
+            return client_id
         request = msgspec.structs.replace(request, reply=partial(self._answered, request))
         self._ask(self._send, request)
         self.requests[client_id] = request
@@ -236,7 +249,12 @@ class Running:
 
     def _send(self, request: SubmitOrder) -> None:
         self.orders_sent += 1
-        self.around.kernel.bus.publish(request)
+        self.around.kernel.bus.publish(SellOwn(self, request) if request.side == "sell" else request)
+
+    def _leave_out(self, client_id: str, what: str, pair: str) -> None:
+        """A stopped strategy opens nothing, and has no hook left to be told so."""
+        facts = {"code": "STRATEGY_STOPPED", "clientId": client_id, "pair": pair}
+        self.log(f"a {what} that on_stop asked for is left out: nothing is opened by a strategy that stops", facts)
 
     def signal(self, **given: Any) -> str:
         instrument = self._instrument(given["pair"], given["exchange"])
@@ -244,6 +262,9 @@ class Running:
             given["exchange"] = self.exchange
         client_id = self._new_id()
         request = signal_request(instrument.pair, client_id, self.name, _unset, given)
+        if self.leaving and request.action == "BUY":
+            self._leave_out(client_id, "BUY signal", instrument.pair)
+            return client_id
         request = msgspec.structs.replace(request, reply=partial(self._answered, request))
         self._ask(self.around.kernel.bus.publish, request)
         return client_id
@@ -273,7 +294,7 @@ class Running:
             raise TypeError(f"{text!r} cannot be logged with these facts: {error}") from error
         if len(line) > self.LINE_BYTES_MAX:
             raise ValueError(f"{text!r}: its facts take {len(line):,} bytes, at most {self.LINE_BYTES_MAX:,}")
-        self._ask(self.around.kernel.outbox.effect, self.around.log.line, self.name, str(text)[: self.TEXT_MAX], line)
+        self._ask(self.around.kernel.outbox.effect, self.around.log.line, self.name, shown(str(text), TEXT_MAX), line)
 
     def keep(self) -> None:
         self.keeping = True
@@ -388,6 +409,51 @@ class Running:
 
     def _instrument(self, pair: str | None, exchange: str | None) -> Instrument:
         return self._instruments(pair, exchange)[0]
+
+    # --- selling
+
+    def sale_of(self, request: SubmitOrder) -> SubmitOrder | Refusal:
+        """The sale as it may be carried out now, at an exchange where the strategy holds that much and does not offer
+        it already; or why it may not."""
+        listed = self._instruments(request.pair, request.exchange)
+        shares = [self._own(instrument) for instrument in listed]
+        enough = [i for i, (held, offered) in zip(listed, shares, strict=True) if request.quantity <= held - offered]
+        if len(enough) == len(listed):
+            return request
+        if enough:
+            return msgspec.structs.replace(request, exchange=max(enough, key=self._bid).exchange)
+        base = listed[0].base
+        held_offered = [
+            f"{plain(held)} {base} at {i.exchange}"
+            + (f", of which its open sells offer {plain(offered)}" * bool(offered))
+            for i, (held, offered) in zip(listed, shares, strict=True)
+        ]
+        detail = (
+            f"sells {plain(request.quantity)} {base}; strategy {self.name!r} itself holds {'; '.join(held_offered)}, "
+            f"and what others hold is not its to sell"
+        )
+        return Refusal(code="INSUFFICIENT_BALANCE", detail=detail)
+
+    def _own(self, instrument: Instrument) -> tuple[Decimal, Decimal]:
+        """What its sub-ledger holds, and how much of that its open sells offer; exits follow what is left by
+        themselves, and offer nothing."""
+        wallet, pair = wallet_of(instrument, paper=self.around.paper), instrument.pair
+        share = self.around.ledgers.of(wallet, pair).get(self.name)
+        if share is None or not share.quantity:
+            return ZERO, ZERO
+        offered = ZERO
+        for order in self.around.orders.open.values():
+            if (
+                order.side == "sell"
+                and order.role in ("entry", "close")
+                and (order.wallet, order.pair) == (wallet, pair)
+            ):
+                offered += order.left_lots * order.lot if self.owns(order) else ZERO
+        return share.quantity, offered
+
+    def _bid(self, instrument: Instrument) -> Decimal:
+        quote = self.around.market.quote(instrument.exchange, instrument.pair)
+        return ZERO if quote is None else quote[0] * instrument.tick
 
     # --- its orders
 

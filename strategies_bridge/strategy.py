@@ -1,4 +1,4 @@
-"""What the author of a strategy imports: the class to derive from. `README.md` has one to begin with.
+"""What the author of a strategy imports: the class to derive from. `STRATEGIES.md` has one to begin with.
 
 Always true here:
 - Hooks run one after another in the service's only thread, inside the input that they are about: nothing changes while
@@ -7,14 +7,14 @@ Always true here:
   nothing of it happens, and the strategy is stopped.
 - Prices and quantities are `Decimal`: text and whole numbers are taken too, floats are refused, because 0.1 is none.
   `round_price` and `round_quantity` make what the exchange takes of any number.
-- Coins are bought and then sold: nobody can sell what is not held, and there are no short positions.
+- Coins are bought and then sold: a strategy sells what it holds itself, and there are no short positions.
 """
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, Protocol
 
-from ..core.model.records import OrderType, Side, SignalAction, SizingMethod
+from ..core.model.records import OrderType, Side, SignalAction
 from .parameters import Parameters, ParameterWrong
 from .views import BookView, Holding, OwnFill, OwnOrder, SignalAnswer, TradeView
 
@@ -33,6 +33,7 @@ __all__ = [
 
 Number = Decimal | int | str  # of a price or a quantity: exact
 Rough = Decimal | int | float | str  # what is rounded anyway
+Method = Literal["fixed_fraction", "fixed_fractional", "volatility_adjusted", "kelly", "kelly_criterion"]
 
 
 class Host(Protocol):
@@ -99,7 +100,9 @@ class Strategy:
         """Everything is recovered, `state` is as it was kept, and orders are taken."""
 
     def on_stop(self) -> None:
-        """The last call: the service ends, or somebody stops the strategy. Not after a fault of its own."""
+        """The last call: the service ends, or somebody stops the strategy. Not after a fault of its own.
+
+        Sells and cancels that it asks for are carried out; buys are left out, with a line in the log."""
 
     def on_book(self, book: BookView) -> None:
         """A book of `pairs` changed. Not called for one that is stale, crossed or has an empty side."""
@@ -140,7 +143,8 @@ class Strategy:
         """Submit an order; returns its client id at once, what becomes of it comes to `on_order` and `on_fill`.
 
         `pair` may be left out where there is only one. `timeout_s`: cancel it when it has been open for so long, 0 for
-        never, None for the setting. Raises ValueError or TypeError for what could never be an order.
+        never, None for the setting. Raises ValueError or TypeError for what could never be an order. A sell of more
+        than it holds itself, less what its open sells offer, is refused with INSUFFICIENT_BALANCE.
         """
         return self._host.submit(
             pair=pair,
@@ -166,7 +170,7 @@ class Strategy:
         entry_price: Number | None = None,
         stop_loss: Number | None = None,
         take_profit: Number | None = None,
-        method: SizingMethod | None = None,
+        method: Method | None = None,
         max_risk: Number | None = None,
         exchange: str | None = None,
     ) -> str:
@@ -202,7 +206,7 @@ class Strategy:
         self._host.cancel_timer(name)
 
     def log(self, text: str, **facts: object) -> None:
-        """A line in the service's execution log."""
+        """A line in the service's execution log: 500 characters, and facts of at most 4 KiB as JSON."""
         self._host.log(text, facts)
 
     def keep(self) -> None:

@@ -69,11 +69,12 @@ class Delivery(msgspec.Struct, frozen=True):
     entry_id: str
     fields: dict[bytes, bytes]
     again: bool  # it was delivered before, and what came of it is not known
+    twice: tuple[str, ...] = ()  # names of fields that stand more than once
 
     @property
     def id(self) -> str:
-        """The sender's name for it; empty where there is none."""
-        return self.fields.get(b"id", b"").decode(errors="replace")[:64]
+        """The sender's name for it; empty where there is none, or more than one."""
+        return "" if "id" in self.twice else self.fields.get(b"id", b"").decode(errors="replace")[:64]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -90,8 +91,8 @@ OnState = Callable[[bool, str], None]
 
 
 class CommandStream:
-    """Reads commands for as long as this process is the writer. `on_state(up, why)` is told when reading begins, and
-    when it cannot go on for now."""
+    """Reads commands for as long as this process is the writer. `on_state(up, why)` is told when commands are read and
+    what was taken before is answered, and when that cannot go on for now; each once until it changes."""
 
     def __init__(self, address: Address, node: str, token: str, carry_out: CarryOut, on_state: OnState) -> None:
         """`token`: what the lease holds while this process is the writer."""
@@ -103,27 +104,32 @@ class CommandStream:
         self.answered = 0
         self._session: _Session | None = None
         self._stopping = False
+        self._told: tuple[bool, str] | None = None
+
+    def tell(self, up: bool, why: str) -> None:
+        """As `on_state`, once."""
+        if self._told != (up, why):
+            self._told = up, why
+            self.on_state(up, why)
 
     async def run(self) -> None:
         """Until `stop`, or until another process is the writer."""
         loop = asyncio.get_running_loop()
-        pause_s, told = BACKOFF_FIRST_S, ""
+        pause_s = BACKOFF_FIRST_S
         while not self._stopping:
             before = self.answered
             self._session = _Session(self, loop)
             try:
                 await self._session.run()
             except StoreFenced as error:
-                self.on_state(False, str(error))
+                self.tell(False, str(error))
                 return
             except StoreError as error:
-                if str(error) != told:
-                    told = str(error)
-                    self.on_state(False, told)
+                self.tell(False, str(error))
             finally:
                 await self._session.end()
             if self.answered != before:
-                pause_s, told = BACKOFF_FIRST_S, ""
+                pause_s = BACKOFF_FIRST_S
             if not self._stopping:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, BACKOFF_MAX_S)
@@ -193,6 +199,10 @@ class _Session:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if not self.ended.done():
+            self.ended.set_result(None)  # what fails from here on is told to nobody
+        elif not self.ended.cancelled():
+            self.ended.exception()
         self.hand.abort()
         self.ear.abort()
 
@@ -222,16 +232,21 @@ class _Session:
         except ReplyError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-        stream.on_state(True, f"commands are read from {stream.commands}")
         after = "0"
         while entries := await self._take(after):  # what was taken before, and not answered
             after = entries[-1][0].decode()
             self._begin(entries, again=True)
+        if not self._unanswered() and not self._finishing:
+            self._well()
         while not self._finishing:
             if entries := await self._take(">"):
                 self._begin(entries, again=False)
             else:
                 await self.ear.call("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", stream.commands, self._after)
+
+    def _well(self) -> None:
+        """Said only when there is proof: what cannot be answered is taken again and again."""
+        self.stream.tell(True, f"commands are read from {self.stream.commands}")
 
     async def _take(self, after: str) -> list[Any]:
         """The next entries, as many as there is room for."""
@@ -253,8 +268,7 @@ class _Session:
         """Start a task for each: tasks begin in the order in which they are made, and so do the commands."""
         for entry_id, flat in entries:
             self._after = max(self._after, entry_id.decode(), key=_order_of)
-            fields = dict(zip(flat[::2], flat[1::2], strict=False)) if flat else {}
-            delivery = Delivery(entry_id.decode(), fields, again)
+            delivery = _delivery(entry_id.decode(), flat or (), again)
             entered: asyncio.Future[None] = self.loop.create_future()
             before, self._last_entered = self._last_entered, entered
             same = self._of_id.get(delivery.id)
@@ -318,6 +332,7 @@ class _Session:
             self._fail(error)
         else:
             stream.answered += count
+            self._well()
         finally:
             self._sending -= count
             self._moved.set()
@@ -327,6 +342,16 @@ def _looked_at(task: "asyncio.Task[None]") -> None:
     """Every failure of it has ended the session already."""
     if not task.cancelled():
         task.exception()
+
+
+def _delivery(entry_id: str, flat: Sequence[bytes], again: bool) -> Delivery:
+    """Of an entry's names and values in turn."""
+    names = flat[::2]
+    fields = dict(zip(names, flat[1::2], strict=False))
+    twice: tuple[str, ...] = ()
+    if len(fields) != len(names):
+        twice = tuple(name.decode(errors="replace") for name in fields if names.count(name) > 1)
+    return Delivery(entry_id, fields, again, twice)
 
 
 def _order_of(entry_id: str) -> tuple[int, int]:

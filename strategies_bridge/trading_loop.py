@@ -3,7 +3,8 @@ decision for each pair, and the signal that carries it out; then the portfolio i
 
 Always true here: cycles never overlap; a pair has at most one signal a cycle, whose id is made of the pair and of when
 the cycle began by the clock's grid, so that a restart in the middle repeats no trade; every decision, to hold too, is
-an event that says why. A service that is away ends a cycle early, never the loop.
+an event that says why. A service that is away ends a cycle early, never the loop; as long as it gives nothing to decide
+with, the condition `loop_failing` holds. Two tries never begin at the same moment of the same interval.
 
     cycle:  pairs -> (strategies | prediction)*, 8 at a time -> decision -> ExecuteSignal -> ... -> review
     review: what no stop protects gets one again; figures of the day into the log
@@ -35,6 +36,8 @@ REWARD = 2  # the target is so many times as far away as the stop
 AT_ONCE = 8  # pairs that are asked about at the same time
 ANSWER_S = 30.0  # how long the outcome of a signal is waited for
 FIRST_RETRY_NS = 1 * SECOND_NS  # after a cycle that could not begin; doubles up to the interval
+FAILING = "loop_failing"
+CORE, ML = "core", "ml"  # its subjects; empty: this service itself
 UNKNOWN_NAMED_MAX = 1_000  # pairs that are not traded here and were named
 
 
@@ -63,7 +66,7 @@ class Heard(msgspec.Struct, frozen=True):
 
     strategies: Sequence[Opinion]
     prediction: Opinion | None
-    missing: tuple[str, ...]
+    missing: tuple[ServiceUnavailable, ...]
 
 
 class LoopView(msgspec.Struct, frozen=True, rename="camel"):
@@ -129,26 +132,25 @@ class TradingLoop:
         try:
             while True:
                 slot = max(due, self.slot_now())  # a timer that is early by a hair does not repeat a cycle
-                if await self.cycle(slot):
-                    failures, begun = 0, max(slot, self.slot_now())
+                done = await self.cycle(slot)
+                begun, now_ns = max(slot, self.slot_now()), self.kernel.clock.now_ns()
+                due, due_ns = begun + 1, (begun + 1) * self.interval_ns
+                if done:
+                    failures = 0
                     self.skipped += begun - slot
-                    due = begun + 1
                 else:
-                    failures, due = failures + 1, slot
-                await self.sleep(self._pause_ns(due, failures) / SECOND_NS)
+                    failures += 1
+                    again_ns = now_ns + (FIRST_RETRY_NS << min(failures - 1, 20))
+                    if again_ns < due_ns:
+                        due, due_ns = begun, again_ns
+                # At most two intervals, should the clock be set back.
+                await self.sleep(min(max(0, due_ns - now_ns), 2 * self.interval_ns) / SECOND_NS)
         finally:
             self.running = False
 
     def slot_now(self) -> int:
         """Which interval since 1970 it is."""
         return self.kernel.clock.now_ns() // self.interval_ns
-
-    def _pause_ns(self, due: int, failures: int) -> int:
-        """Until an interval begins, at most two, should the clock be set back; shorter after a failure."""
-        now_ns = self.kernel.clock.now_ns()
-        if failures:
-            return min(self.interval_ns - now_ns % self.interval_ns, FIRST_RETRY_NS << min(failures - 1, 20))
-        return min(max(0, due * self.interval_ns - now_ns), 2 * self.interval_ns)
 
     def view(self) -> LoopView:
         return LoopView(
@@ -169,13 +171,18 @@ class TradingLoop:
         self.last_cycle_ns, self.decisions = self.kernel.clock.now_ns(), []
         why = self.ready()
         if why:
+            self._wants("", why)
             return self._failed(why)
+        self._wants("", "")
         self._say_barred()
         listed = await self.core.pairs()
         if isinstance(listed, ServiceUnavailable):
+            self._wants_of(CORE, [listed])
             self._failed(f"{listed.service}: {listed.why}")
         else:
-            await self._trade(self._known(listed), slot)
+            heard = await self._trade(self._known(listed), slot)
+            for service in (CORE, ML):
+                self._wants_of(service, [_missing(one, service) for one in heard])
             self.cycles, self.last_error = self.cycles + 1, None
         self._review(slot)
         return self.last_error is None
@@ -186,6 +193,31 @@ class TradingLoop:
             self.log.execution("warn", "CYCLE_FAILED", detail=why)
         self.last_error = why
         return False
+
+    def _wants_of(self, service: str, missing: Sequence[ServiceUnavailable | None]) -> None:
+        """Of one cycle, for each question what came instead of an answer, None where nothing did. While a service
+        answers, it is no fault of it that it does not know some pair, nor that it was asked with care after one."""
+        answers = None in missing
+        wants = [
+            one for one in missing if one is not None and not (answers and (one.refused or one.kind == "not-asked"))
+        ]
+        # That it was not asked says less than why, and counts on.
+        first = next((one for one in wants if one.kind != "not-asked"), None)
+        if wants and first is None and self.kernel.conditions.holds(FAILING, service):
+            return
+        first = first or (wants[0] if wants else None)
+        self._wants(service, "" if first is None else f"{service}: {first.why}")
+
+    def _wants(self, subject: str, why: str) -> None:
+        """What the last cycle lacked to decide with; an empty `why`: nothing."""
+        conditions = self.kernel.conditions
+        if why:
+            conditions.begin(FAILING, why, subject)
+        elif conditions.holds(FAILING, subject):
+            conditions.end(FAILING, subject)
+        else:
+            return
+        self.kernel.flush_soon()
 
     def _known(self, listed: Iterable[str]) -> list[str]:
         """Those that are traded here, each once; the others are named when they are first seen."""
@@ -198,22 +230,22 @@ class TradingLoop:
                 self.log.execution("warn", "PAIR_UNKNOWN", pair=pair[:100], detail="the core service lists it")
         return known
 
-    async def _trade(self, pairs: Sequence[str], slot: int) -> None:
+    async def _trade(self, pairs: Sequence[str], slot: int) -> Sequence[Heard]:
         """In the order of the core service, so that who comes first is not chance; asked ahead, AT_ONCE at a time."""
         gate = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as group:
             asked = [(pair, group.create_task(self._ask(pair, gate))) for pair in pairs]
             for pair, heard in asked:
                 await self._decide(pair, await heard, slot)
+        return [heard.result() for _, heard in asked]
 
     async def _ask(self, pair: str, gate: asyncio.Semaphore) -> Heard:
         async with gate:
             said, predicted = await asyncio.gather(self.core.pair(pair), self._predicted(pair))
-        missing = [f"{m.service}: {m.why}" for m in (said, predicted) if isinstance(m, ServiceUnavailable)]
         return Heard(
             () if isinstance(said, ServiceUnavailable) else said,
             None if isinstance(predicted, ServiceUnavailable) else predicted,
-            tuple(missing),
+            tuple(missing for missing in (said, predicted) if isinstance(missing, ServiceUnavailable)),
         )
 
     async def _predicted(self, pair: str) -> Opinion | ServiceUnavailable | None:
@@ -249,7 +281,7 @@ class TradingLoop:
             confidence=confidence_of(found),
             reason=choice.reason,
             strategies=len(heard.strategies),
-            missing=heard.missing,
+            missing=tuple(f"{missing.service}: {missing.why}" for missing in heard.missing),
             signal_id=None if signal is None else signal.client_signal_id,
             cycle=slot * self.interval_ns // MS_NS,
             timestamp=self.kernel.clock.now_ns() // MS_NS,
@@ -370,3 +402,7 @@ class TradingLoop:
         why = self.holdings.protect(bare, client_order_id, told)
         if why:
             self.log.execution("error", "UNPROTECTED", detail=why, **facts)
+
+
+def _missing(heard: Heard, service: str) -> ServiceUnavailable | None:
+    return next((missing for missing in heard.missing if missing.service == service), None)

@@ -113,6 +113,8 @@ class Looping(Resting):
                     self.position()
                 elif self.how == "sleep":
                     time.sleep(60)
+                elif self.how == "expression":
+                    re.match(r"(a+)+$", "a" * 40 + "b")
                 elif self.how == "json":
                     json.dumps({"bids": BUY})
             except Exception:  # an author who keeps everything
@@ -120,7 +122,7 @@ class Looping(Resting):
 
 
 class Compiled(Strategy):
-    """Stays in compiled code for a while: nothing interrupts that."""
+    """Stays in compiled code for a while, less than it may."""
 
     pairs = ("RVN_USDT",)
 
@@ -135,6 +137,32 @@ class Leaving(Strategy):
 
     def on_start(self) -> None:
         raise SystemExit(7)
+
+
+class Raising(Strategy):
+    """Raises what is no usual exception."""
+
+    pairs = ("RVN_USDT",)
+
+    def __init__(self, parameters: Parameters) -> None:
+        super().__init__(parameters)
+        self.how = parameters.text("how")
+
+    def on_start(self) -> None:
+        if self.how == "interrupt":
+            raise KeyboardInterrupt
+        raise ValueError("boom \ud800\ntbx: ready \x1b[31m")
+
+
+class Endless(Strategy):
+    """Cannot be made."""
+
+    pairs = ("RVN_USDT",)
+
+    def __init__(self, parameters: Parameters) -> None:
+        super().__init__(parameters)
+        while True:
+            pass
 
 
 class Flooding(Strategy):

@@ -242,6 +242,7 @@ def test_a_store_that_is_empty_adopts_what_rests_and_takes_the_balances_as_they_
     desk.kill()
     desk.store.tables.clear()
     desk.store.journal.clear()
+    desk.store.streams.clear()
     desk.store.number = desk.store.seq = 0
     desk._start()
     ready(desk)
@@ -249,6 +250,9 @@ def test_a_store_that_is_empty_adopts_what_rests_and_takes_the_balances_as_they_
     (rests,) = adopted(desk)
     assert desk.state(rests) == "PART" and desk.get(rests).filled_lots * rests.lot == Decimal("0.1")
     assert desk.corrections() == [], "what it had traded is in the balances as they were found"
+    desk.wait(1_500)
+    assert list(desk.node.guard.limits()) == [], "balances that came in one by one are no loss"
+    assert desk.node.portfolio.growth() == (1.0, 1.0)
     desk.deal(BTC, "SELL", 59_990, "0.2")
     desk.wait()
     assert desk.state(rests) == "FILLED" and desk.total("USDT") == desk.held("USDT")

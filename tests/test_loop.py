@@ -428,3 +428,67 @@ async def test_a_timer_that_is_early_by_a_hair_repeats_no_cycle(tmp_path: Path) 
         assert await begun(rig, core, early_s=0.002) == [0, 9.998, 19.998, 29.998]
         cycles = [fields["cycle"] for fields in rig.words("CYCLE")]
         assert len(set(cycles)) == 4 and rig.loop.skipped == 0
+
+
+@in_loop
+async def test_a_retry_that_would_come_with_the_next_interval_waits_for_it_and_each_moment_has_one_try(
+    tmp_path: Path,
+) -> None:
+    async with a_rig(tmp_path, TRADING_LOOP_INTERVAL="10000") as rig:
+        core = Slow(rig.desk, [0, 0, 0, 0, 0, 0, 12, 0], [True] * 8)
+        assert await begun(rig, core, early_s=0.001) == [0, 0.999, 2.998, 6.997, 9.999, 19.999, 29.999, 49.999]
+        first = rig.words("CYCLE")[0]["cycle"]
+        assert isinstance(first, int)
+        cycles = [(int(str(fields["cycle"])) - first) // 10_000 for fields in rig.words("CYCLE")]
+        assert cycles == [0, 0, 0, 0, 1, 2, 3, 5]
+
+
+def failing(rig: Rig) -> dict[str, str]:
+    return {c.subject: c.why for c in rig.desk.node.kernel.conditions.held if c.name == "loop_failing"}
+
+
+FAULTS = {
+    "core lists nothing": ("core", "500", "/api/data", "core", "core: HTTP 500"),
+    "core is not there": ("core", "", "", "core", "core: cannot be reached"),
+    "core says garbage": ("core", "garbage", "/api/pair", "core", "core: an answer that cannot be used"),
+    "core knows no pair": ("core", "404", "/api/pair", "core", "core: HTTP 404"),
+    "ml says garbage": ("ml", "garbage", "/api/predictions", "ml", "ml: an answer that cannot be used"),
+    "ml fails for one pair": ("ml", "500", f"/api/predictions/{RVN}", "ml", "ml: HTTP 500"),
+}
+
+
+@pytest.mark.parametrize(("peer", "fault", "path", "subject", "why"), FAULTS.values(), ids=FAULTS)
+@in_loop
+async def test_what_a_cycle_lacked_to_decide_with_holds_as_a_condition_until_the_next_good_one(
+    tmp_path: Path, peer: str, fault: str, path: str, subject: str, why: str
+) -> None:
+    async with a_rig(tmp_path) as rig:
+        rig.opine({"signal": "hold"}, {"prediction": "hold"}, RVN, XMR)
+        service = getattr(rig.services, peer)
+        await rig.cycle(1)
+        assert failing(rig) == {}
+        service.fault(fault, path=path) if fault else service.away()
+        for number in (2, 3, 4):  # more than it takes to leave the service alone
+            await rig.cycle(number)
+            assert failing(rig).keys() == {subject} and failing(rig)[subject].startswith(why), failing(rig)
+        kinds = [e["type"] for _, raw in rig.desk.store.journal for e in json.loads(raw) if e["channel"] == "health"]
+        assert kinds == ["ConditionBegan"]
+        service.fault("") if fault else service.back()
+        rig.desk.wait(10_000)
+        assert await rig.cycle(5)
+        assert failing(rig) == {}
+
+
+@in_loop
+async def test_a_pair_that_a_service_says_it_does_not_know_is_no_fault_of_the_loop(tmp_path: Path) -> None:
+    async with a_rig(tmp_path) as rig:
+        rig.opine({"signal": "hold"}, {"prediction": "hold"}, RVN, XMR)
+        rig.services.ml.fault("404", path=f"/api/predictions/{RVN}")
+        assert await rig.cycle(1)
+        assert failing(rig) == {} and len(rig.decided()[0]["missing"]) == 1
+        rig.ready = "the store is away"
+        await rig.cycle(2)
+        assert failing(rig) == {"": "the store is away"}
+        rig.ready = ""
+        await rig.cycle(3)
+        assert failing(rig) == {}

@@ -152,7 +152,17 @@ def test_the_risk_service_is_asked_as_the_manual_does_and_what_it_recommends_is_
     assert validation["adjustedOrder"]["requestedQuantity"] == 400
 
 
-@pytest.mark.parametrize("fault", ["500", "garbage", "negative", "hang", "close", "drip"])
+def test_a_size_below_zero_is_a_no(service: ServiceProcess, neighbours: Peers) -> None:
+    neighbours.risk.fault("negative", path=POSITION_SIZE)
+    answer = order_with_signal(service)
+    neighbours.risk.fault("")
+    assert answer.status_code == 422, answer.text
+    problem = answer.json()
+    assert problem["code"] == "RISK_SERVICE_REFUSED" and "a size below zero" in problem["detail"]
+    assert problem["riskValidation"]["checks"][-1]["name"] == "riskService"
+
+
+@pytest.mark.parametrize("fault", ["500", "garbage", "hang", "close", "drip"])
 def test_while_the_risk_service_gives_no_answer_an_order_is_halved_and_says_so(
     service: ServiceProcess, neighbours: Peers, fault: str
 ) -> None:

@@ -255,6 +255,7 @@ def test_fills_that_do_not_add_up_to_the_balance_drop_no_working_order(desk: Liv
     if start == "cold":
         desk.store.tables.clear()
         desk.store.journal.clear()
+        desk.store.streams.clear()
         desk.store.number = desk.store.seq = 0
     desk.restart(30_000)
     desk.heal()

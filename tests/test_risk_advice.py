@@ -58,6 +58,14 @@ def test_an_entry_within_the_recommendation_goes_out_as_it_is(tmp_path: Path) ->
     desk.check()
 
 
+def test_a_recommendation_of_hundreds_of_digits_is_shown_shortly(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    tiny = decided(desk, "1e-300")
+    assert "recommends 1e-300 RVN at most; that is under" in tiny.detail
+    adjusted = decided(desk, "400." + "3" * 400).order.risk.adjusted_order
+    assert "recommends 400.333 RVN at most" in adjusted.reason
+
+
 def test_a_larger_one_is_cut_to_the_recommendation_and_says_so(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     answer = decided(desk, "400.7")
@@ -84,6 +92,29 @@ def test_a_recommendation_that_cannot_be_ordered_refuses(tmp_path: Path, recomme
     answer = decided(desk, recommended)
     assert refused(answer) == "RISK_SERVICE_REFUSED" and "under the least quantity" in answer.detail
     desk.check()
+
+
+@pytest.mark.parametrize("recommended", [None, "1000", "5000"])
+def test_a_no_of_the_service_refuses_whatever_size_it_names_beside_it(tmp_path: Path, recommended: str | None) -> None:
+    desk = Desk(tmp_path)
+    service, answers = Service(desk), []
+    send(desk, answers)
+    _, done = service.asked.pop()
+    size = None if recommended is None else Decimal(recommended)
+    done(RiskAnswer(recommended=size, approved=False, reason="not today"))
+    desk.clock.settle()
+    assert refused(answers[0]) == "RISK_SERVICE_REFUSED" and "refuses the order: not today" in answers[0].detail
+    assert not desk.node.orders.open
+
+
+def test_with_a_no_a_smaller_size_goes_out(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    service, answers = Service(desk), []
+    send(desk, answers)
+    _, done = service.asked.pop()
+    done(RiskAnswer(recommended=Decimal(300), approved=False, reason="too large"))
+    desk.clock.settle()
+    assert answers[0].order.qty_lots * answers[0].order.lot == 300
 
 
 def test_without_an_answer_half_of_it_goes_out_marked_as_fallback(tmp_path: Path) -> None:

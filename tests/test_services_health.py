@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec import UNSET
 
 from tbx.core.kernel.clock import SystemClock
 from tbx.core.kernel.kernel import Kernel
@@ -78,6 +79,26 @@ async def test_a_breaker_that_is_open_is_shown(tmp_path: Path) -> None:
             await found.ml.prediction("RVN_USDT")
         await found.look()
         assert (found.statuses()["ml"].status, found.statuses()["ml"].breaker) == ("healthy", "open")
+        await found.aclose()
+
+
+@in_loop
+async def test_a_service_whose_health_answers_and_whose_last_call_failed_says_why(tmp_path: Path) -> None:
+    with peers() as p:
+        found = services(tmp_path, p.environment)
+        assert found.core is not None
+        p.core.fault("500", path="/api/data")
+        await found.core.pairs()
+        await found.look()
+        shown = found.statuses()["core"]
+        assert (shown.status, shown.detail, shown.answers) == ("healthy", "its last call failed: HTTP 500", True)
+        p.core.fault("")
+        await found.core.pairs()
+        assert found.statuses()["core"].detail is UNSET
+        p.core.away()
+        await found.core.pairs()
+        await found.look()
+        assert str(found.statuses()["core"].detail).startswith("cannot be reached")
         await found.aclose()
 
 

@@ -19,7 +19,7 @@ from tbx.core.kernel.kernel import Kernel
 from tbx.core.risk.advice import RiskAnswer, RiskQuestion
 from tbx.core.state.memory import MemoryStore
 from tbx.strategies_bridge.services.breaker import FAILURES
-from tbx.strategies_bridge.services.risk import IN_FLIGHT_MAX, SIZE_MAX, TIMEOUT_S, RiskClient, size_of
+from tbx.strategies_bridge.services.risk import IN_FLIGHT_MAX, SIZE_MAX, TIMEOUT_S, RiskClient, answer_of
 
 from .redis_fixtures import in_loop, until
 from .service_peers import POSITION_SIZE, Peers, peers
@@ -100,12 +100,12 @@ async def test_what_is_not_known_is_left_out_and_confidence_is_a_half(confidence
         assert p.risk.requests[-1].body == {"pair": "RVN_USDT", "signal": "BUY", "confidence": 0.5}
 
 
+SIZE_OF_1000 = {"recommended": {"positionSize": 1000}}
 # fault -> what the failure says
 FAILURE = {
     "garbage": "JSON",
     "wrong": "Expected `object`",
     "nan": "JSON",
-    "negative": "positionSize of -501.0: expected a number from 0",
     "text": "recommended.positionSize",
     "huge": "more than",
     "500": "HTTP 500",
@@ -146,26 +146,53 @@ async def test_a_fault_is_a_failure_in_words_once_and_within_the_limit_of_the_ma
         ({"recommendations": {"recommended": {"size": 1}}}, "positionSize"),
         ({"recommendations": {"recommended": {"positionSize": None}}}, "positionSize"),
         ({"recommendations": {"recommended": {"positionSize": True}}}, "positionSize"),
-        ({"recommendations": {"recommended": {"positionSize": "Infinity"}}}, "positionSize of Infinity"),
-        ({"recommendations": {"recommended": {"positionSize": "NaN"}}}, "positionSize of NaN"),
+        ({"recommendations": {"recommended": {"positionSize": "Infinity"}}}, 'positionSize of "Infinity"'),
+        ({"recommendations": {"recommended": {"positionSize": "NaN"}}}, 'positionSize of "NaN"'),
+        ({"recommendations": {"recommended": {"positionSize": " 50"}}}, 'positionSize of " 50"'),
+        ({"recommendations": {"recommended": {"positionSize": "1_000"}}}, 'positionSize of "1_000"'),
         ({"recommendations": {"recommended": {"positionSize": "1e30"}}}, "1e+18 at most"),
     ],
 )
 def test_an_answer_of_another_shape_is_refused_by_name(body: Any, words: str) -> None:
     with pytest.raises((ValueError, MsgspecError)) as refused:
-        size_of(json.encode(body))
+        answer_of(json.encode(body))
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"approved": False, "reason": "no way"}, RiskAnswer(approved=False, reason="no way")),
+        ({"approved": False}, RiskAnswer(approved=False)),
+        (
+            {"approved": False, "adjustedOrder": {"quantity": 300, "pair": "RVN_USDT"}, "reason": "too large"},
+            RiskAnswer(recommended=Decimal(300), approved=False, reason="too large"),
+        ),
+        (
+            {"approved": False, "adjustedOrder": {"quantity": 300}, "recommendations": SIZE_OF_1000},
+            RiskAnswer(recommended=Decimal(300), approved=False),
+        ),
+        ({"approved": True, "recommendations": SIZE_OF_1000}, RiskAnswer(recommended=Decimal(1000))),
+        ({"recommendations": SIZE_OF_1000, "adjustedOrder": {"quantity": 2000}}, RiskAnswer(recommended=Decimal(1000))),
+        (
+            {"recommendations": {"recommended": {"positionSize": -5}}},
+            RiskAnswer(approved=False, reason="a size below zero (-5)"),
+        ),
+    ],
+)
+def test_a_no_is_a_no_and_of_two_sizes_the_smaller_counts(body: Any, expected: RiskAnswer) -> None:
+    assert answer_of(json.encode(body)) == expected
 
 
 @given(st.binary(max_size=40) | st.text(max_size=20).map(str.encode) | st.floats().map(lambda n: str(n).encode()))
 def test_whatever_stands_for_the_size_it_is_a_size_or_refused(size: bytes) -> None:
     for value in (size, b'"%b"' % size):
         try:
-            found = size_of(b'{"recommendations":{"recommended":{"positionSize":%b}}}' % value)
+            found = answer_of(b'{"recommendations":{"recommended":{"positionSize":%b}}}' % value)
         except (ValueError, MsgspecError):
             continue
-        assert found.is_finite()
-        assert 0 <= found <= SIZE_MAX
+        assert found.recommended is not None and found.recommended.is_finite()
+        assert 0 <= found.recommended <= SIZE_MAX
 
 
 @in_loop

@@ -165,3 +165,17 @@ def test_a_second_sale_while_one_is_under_way_may_come_again(tmp_path: Path) -> 
     assert len(kept(desk)) == 1
     desk.wait()
     assert refused(send(desk, "SELL", client_signal_id="s")) == "NOTHING_TO_SELL"
+
+
+def test_what_a_strategy_offers_elsewhere_is_not_sold_once_more_out_of_others_coins(tmp_path: Path) -> None:
+    desk = a_desk(tmp_path)
+    one = SignalData(strategy="one")
+    desk.order(quantity="2000", signal_data=one)
+    desk.order(quantity="2000", signal_data=SignalData(strategy="two"))
+    desk.order("sell", "1500", type="limit", price="0.0300", signal_data=one)
+    answer = send(desk, "CLOSE", strategy="one", wait_ms=50)
+    assert [order.qty_lots * order.lot for order in answer.orders] == [500]
+    assert desk.node.subledgers.quantity("one", "paper.xeggex", RVN) == 1500
+    assert desk.node.subledgers.quantity("two", "paper.xeggex", RVN) == 2000
+    assert refused(send(desk, "CLOSE", strategy="one")) == "BELOW_MIN_QUANTITY"
+    desk.check()

@@ -345,7 +345,8 @@ def test_a_hook_that_raises_stops_its_strategy_alone(tmp_path: Path) -> None:
     desk.price("0.0245", "0.0247")
     desk.wait(100)
     view = desk.node.strategies.views()["told"]
-    assert (view.status, view.error) == ("stopped", "on_book: KeyError: 'a mistake'")
+    assert view.status == "stopped"
+    assert (view.error or "").startswith("on_book: KeyError: 'a mistake' (test_strategies.py:")
     orders = {order.client_order_id: order for order in desk.node.orders.orders.values()}
     assert orders[resting].ended
     assert not orders[others].ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
     service.close()
 
 
-@pytest.mark.parametrize("how", ["python", "core", "sleep", "json"])
+@pytest.mark.parametrize("how", ["python", "core", "sleep", "json", "expression"])
 def test_a_strategy_that_does_not_come_back_is_interrupted_and_the_others_go_on(process: Process, how: str) -> None:
     process.arguments = (
         *("--strategy", f"{SAMPLES}:Looping?how={how}"),
@@ -68,6 +69,33 @@ def test_a_strategy_that_does_not_come_back_is_interrupted_and_the_others_go_on(
     assert len(process.log("STRATEGY_FAILED")) == 1
 
 
+@pytest.mark.parametrize("how", ["interrupt", "surrogate"])
+def test_whatever_a_hook_raises_ends_the_strategy_alone_and_health_tells_of_it(process: Process, how: str) -> None:
+    process.arguments = ("--strategy", f"{SAMPLES}:Raising?how={how}", "--strategy", f"{SAMPLES}:Counting")
+    process.start()
+    process.until(lambda: process.strategies()["raising"]["status"] == "stopped", "stopped")
+    health = process.http.get("/api/health")
+    assert health.status_code == 200
+    assert [c["name"] for c in health.json()["conditions"] if c["subject"] == "raising"] == ["strategy_stopped"]
+    assert process.http.get("/readyz").status_code == 200
+    assert process.order(quantity=1000).status_code == 201
+    assert process.stop() == 0
+    [line] = [line for line in process.stderr().splitlines() if "fault of its own" in line]
+    assert line.startswith("tbx: strategy raising is stopped by a fault of its own: on_start: ")
+
+
+def test_ctrl_c_ends_the_service_as_it_should_be_ended_while_strategies_run(process: Process) -> None:
+    process.arguments = ("--strategy", f"{SAMPLES}:Resting", "--strategy", f"{SAMPLES}:Counting")
+    process.start()
+    process.until(lambda: process.http.get("/api/orders?status=open").json()["orders"], "its order rests")
+    assert process.process is not None
+    process.process.send_signal(signal.SIGINT)
+    assert process.process.wait(15) == 0
+    process.arguments = ()
+    process.start()
+    assert process.http.get("/api/orders?status=open").json()["orders"] == []  # on_stop came, and its entry went
+
+
 def test_code_that_is_compiled_is_left_to_end_and_nobody_else_is_blamed(process: Process) -> None:
     process.arguments = ("--strategy", f"{SAMPLES}:Compiled", "--strategy", f"{SAMPLES}:Counting")
     process.start()
@@ -82,7 +110,7 @@ def test_sys_exit_ends_the_strategy_and_not_the_service(process: Process) -> Non
     process.arguments = ("--strategy", f"{SAMPLES}:Leaving")
     process.start()
     process.until(lambda: process.strategies()["leaving"]["status"] == "stopped", "stopped")
-    assert process.strategies()["leaving"]["error"] == "on_start: SystemExit: 7"
+    assert process.strategies()["leaving"]["error"].startswith("on_start: SystemExit: 7 (strategy_samples.py:")
     assert process.http.get("/readyz").status_code == 200
 
 

@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from .conftest import ROOT
+from .live_processes import wait_for
 from .service_process import ServiceProcess
 from .standby_processes import a_redis_process
 from .stream_client import StreamClient, buy, resting
@@ -154,6 +155,101 @@ def test_a_late_command_that_was_carried_out_in_time_is_answered_as_a_repeat(sen
     assert sender.ask("in-time", "order", buy(), expires=soon).status == 200
 
 
+ORDER = ("order", buy())
+SMALL = {"maxRiskPercent": 1e-5}
+SIGNAL = ("signal", {"pair": "RVN_USDT", "signal": "BUY", "stopLoss": 0.022, "riskParameters": SMALL})
+HOLD = ("signal", {"pair": "RVN_USDT", "signal": "HOLD"})
+SWEEP = ("cancel_all", {"pair": "XMR_USDT"})
+CANCEL, AMEND = ("cancel", {"orderId": "{order}"}), ("amend", {"orderId": "{order}", "price": 0.021})
+CLOSE = ("close", {"positionId": "{order}"})
+USED = [
+    (ORDER, SIGNAL), (SIGNAL, ORDER), (HOLD, ORDER), (ORDER, SWEEP), (ORDER, AMEND), (ORDER, CANCEL),
+    (SIGNAL, SWEEP), (SIGNAL, CLOSE), (CANCEL, ORDER), (CANCEL, SIGNAL), (SWEEP, ORDER), (SWEEP, AMEND),
+    (AMEND, SIGNAL), (AMEND, CANCEL),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), USED, ids=[f"{one[0]} {other[0]}" for one, other in USED])
+def test_an_id_that_another_type_of_command_has_used_does_nothing(
+    service: ServiceProcess, sender: StreamClient, first: Any, second: Any
+) -> None:
+    order_id = service.order(**resting(exchange="binance")).json()["orderId"]
+    service.order_when(order_id, "open")
+    pipeline = sender.redis.pipeline()
+    name = f"{order_id}-twice"
+    for kind, body in (first, second, first):
+        pipeline.xadd(
+            sender.commands, {"id": name, "type": kind, "body": json.dumps(body).replace("{order}", order_id)}
+        )
+    pipeline.execute()
+
+    done, other, again = sender.next(3)
+
+    assert done.status in (200, 201) and again.status == 200, (done, again)
+    assert (other.status, other.body["code"]) == (422, "IDEMPOTENCY_MISMATCH"), other
+    assert "Key" not in str(other.body) and name in other.body["detail"]
+    assert len(orders_of(service, name)) == (first is ORDER)
+    if first is not CANCEL:
+        assert service.http.get(f"/api/orders/{order_id}").json()["status"] == "open"
+
+
+def test_a_cancel_that_comes_again_is_answered_with_the_order_and_serves_no_other_one(
+    service: ServiceProcess, sender: StreamClient
+) -> None:
+    one, other = (service.order(**resting(exchange="binance")).json()["orderId"] for _ in range(2))
+    answers = [sender.ask("stop-it", "cancel", {"orderId": order_id}) for order_id in (one, one, other)]
+    assert [answer.status for answer in answers] == [200, 200, 422]
+    assert [answer.body.get("orderId") for answer in answers[:2]] == [one, one]
+    assert service.order_when(other, "open")
+
+
+def test_a_field_that_stands_twice_is_refused(sender: StreamClient) -> None:
+    fields = ("id", "p-2", "type", "order", "body", json.dumps(buy()), "body", json.dumps(buy(2000)))
+    named = sender.redis.execute_command("XADD", sender.commands, "*", *fields)
+    nameless = sender.redis.execute_command("XADD", sender.commands, "*", "id", "p-3", *fields[:6])
+
+    body, ids = sender.next(2)
+
+    assert (body.id, body.entry, body.status, body.body["code"]) == ("p-2", named, 422, "DUPLICATE_FIELD")
+    assert (ids.id, ids.entry, ids.body["code"]) == ("", nameless, "DUPLICATE_FIELD")
+    assert ids.body["errors"] == [{"field": "id", "detail": "stands twice", "code": "DUPLICATE_FIELD"}]
+
+
+def test_commands_that_are_not_read_or_not_answered_show_in_health_until_they_are(
+    service: ServiceProcess, sender: StreamClient
+) -> None:
+    def conditions() -> dict[str, str]:
+        return {c["name"]: c["why"] for c in service.http.get("/api/health").json()["conditions"]}
+
+    def lines(word: str) -> int:
+        return (service.folder / "logs" / "execution.log").read_text().count(f" {word} ")
+
+    read = lines("COMMANDS_READ")
+    assert "commands_away" not in conditions()
+    sender.redis.set(sender.commands, "something else")
+    wait_for(lambda: "WRONGTYPE" in conditions().get("commands_away", ""), "the condition")
+    assert service.http.get("/api/health").json()["status"] == "degraded"
+    sender.redis.delete(sender.commands)
+    wait_for(lambda: "commands_away" not in conditions(), "its end")
+
+    sender.redis.rename(sender.answers, "aside")
+    sender.redis.set(sender.answers, "something else")
+    sender.send("unanswered", "order", buy())
+    wait_for(lambda: "no stream" in conditions().get("commands_away", ""), "the condition")
+    tries = clients_made(sender)
+    wait_for(lambda: clients_made(sender) >= tries + 6, "three more tries")
+    assert "commands_away" in conditions()
+    sender.redis.rename("aside", sender.answers)
+    assert sender.next()[0].id == "unanswered"
+    wait_for(lambda: "commands_away" not in conditions(), "its end")
+    wait_for(lambda: lines("COMMANDS_READ") == read + 2, "each end in the log, and nothing in between")
+
+
+def clients_made(sender: StreamClient) -> int:
+    info: Any = sender.redis.info("stats")
+    return int(info["total_connections_received"])
+
+
 LATE = {"expires": "1600000000000"}
 POISON = {
     "no id": ({"type": "order", "body": "{}"}, 422, "REQUIRED", "id"),
@@ -165,12 +261,18 @@ POISON = {
     "a body that is no object": ({"id": "p5", "type": "cancel", "body": "[]"}, 422, "WRONG_TYPE", "array"),
     "a megabyte": ({"id": "p6", "type": "order", "body": "x" * 2**20}, 413, "BODY_TOO_LARGE", "65536"),
     "bytes": ({"id": b"\xff\xfe", "type": b"\xff", "body": b"\xff"}, 422, "INVALID_VALUE", "id"),
+    "a field of REST": (
+        {"id": "p13", "type": "signal", "body": '{"pair": "RVN_USDT", "signal": "HOLD", "signalId": "other"}'},
+        422,
+        "IDEMPOTENCY_MISMATCH",
+        "signalId: differs from the command's id 'p13'",
+    ),
     "many fields": ({str(n): "x" for n in range(500)}, 422, "VALIDATION_FAILED", "no such field"),
     "another id inside": (
         {"id": "p7", "type": "order", "body": json.dumps(buy(clientOrderId="other"))},
         422,
         "IDEMPOTENCY_MISMATCH",
-        "clientOrderId",
+        "clientOrderId: differs from the command's id 'p7'; leave it out",
     ),
     "what REST refuses": ({"id": "p8", "type": "order", "body": json.dumps(buy(-1))}, 422, "OUT_OF_RANGE", "quantity"),
     "no such order": ({"id": "p9", "type": "cancel", "body": '{"orderId": "ORD_1"}'}, 404, "ORDER_NOT_FOUND", "ORD_1"),
@@ -252,6 +354,26 @@ def test_a_command_that_was_there_before_the_first_start_is_carried_out_and_a_la
             early, late = sorted(sender.next(2), key=lambda answer: answer.id)
             assert (early.id, early.status) == ("early", 201)
             assert (late.id, late.body["code"]) == ("late", "COMMAND_EXPIRED")
+        finally:
+            service.close()
+            client.close()
+
+
+def test_an_order_and_a_signal_with_one_id_that_lie_there_before_a_start_are_one_trade(tmp_path: Path) -> None:
+    with a_redis_process(tmp_path / "redis") as server:
+        client = redis.Redis(unix_socket_path=str(server.socket), decode_responses=True)
+        sender = StreamClient(client)
+        for name, pair in (("p-1", (ORDER, SIGNAL)), ("p-2", (SIGNAL, ORDER))):
+            for kind, body in pair:
+                sender.send(name, kind, body)
+        service = ServiceProcess(tmp_path, REDIS_URL=server.url)
+        try:
+            service.start()
+            answers = sender.next(4)
+            for name in ("p-1", "p-2"):
+                assert [answer.status for answer in answers if answer.id == name] == [201, 422], answers
+            orders = service.http.get("/api/orders").json()["orders"]
+            assert [order["side"] for order in orders].count("buy") == 2
         finally:
             service.close()
             client.close()

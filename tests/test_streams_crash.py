@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import signal
@@ -16,10 +17,13 @@ import msgspec
 import pytest
 import redis
 
+from tbx.core.kernel.outbox import encode_record
 from tbx.core.risk.advice import RiskAnswer
 from tbx.core.state.address import Address
+from tbx.core.state.archive import Archive, ArchivedOrder
+from tbx.http.archive import ArchivedHistory
 from tbx.http.stream_commands import StreamCommands
-from tbx.strategies_bridge.streams import CommandStream, Delivery, Outcome
+from tbx.strategies_bridge.streams import CommandStream, Delivery, Outcome, _Session
 
 from .kept_state import tbx
 from .live_processes import wait_for
@@ -281,3 +285,68 @@ async def test_a_command_that_waits_for_the_risk_service_past_its_time_is_not_to
                 await asyncio.sleep(0)
         assert outcome.status == 200
         assert len([order for order in node.orders.orders.values() if order.role == "entry"]) == 1
+
+
+@in_loop
+async def test_an_id_whose_order_is_in_the_archive_serves_no_other_type_of_command(tmp_path: Path) -> None:
+    async with a_service(tmp_path) as service:
+        node, api = service.node, service.app.api
+        commands = StreamCommands(api, node.command_marks)
+
+        async def answered(command_id: str, kind: str, **body: Any) -> tuple[int, str]:
+            fields = {"id": command_id, "type": kind, "body": json.dumps(body)}
+            delivery = Delivery("1-1", {name.encode(): value.encode() for name, value in fields.items()}, again=False)
+            outcome = await commands.carry_out(delivery, lambda: None)
+            assert outcome is not None
+            return outcome.status, json.loads(outcome.body).get("code") or ""
+
+        order = {"pair": "RVN_USDT", "side": "buy", "type": "market", "quantity": 1000}
+        signal = {"pair": "RVN_USDT", "signal": "BUY", "stopLoss": 0.022}
+        assert (await answered("p-1", "order", **order), await answered("p-2", "signal", **signal)) == ((201, ""),) * 2
+        archive = Archive(tmp_path / "archive.sqlite3")
+        for name in ("p-1", "signal:p-2"):
+            found = node.orders.by_client_id(name)
+            assert found is not None
+            await until(lambda found=found: found.ended, "the fill")
+            row = {field: getattr(found, field) for field in ("order_id", "pair", "exchange", "side")}
+            raw = encode_record(found)
+            archive.add([ArchivedOrder(**row, client_id=name, status="filled", submit_ms=1, json=raw)], [])
+            node.orders.forget([found.order_id])
+        node.signals.signals.clear()
+
+        async def run(work: Any) -> Any:
+            return work()
+
+        api.queries.archive, api.archive_used = ArchivedHistory(archive, run), lambda: True
+        refused = (422, "IDEMPOTENCY_MISMATCH")
+        assert await answered("p-1", "signal", **signal) == refused
+        assert await answered("p-1", "cancel_all") == refused
+        assert await answered("p-2", "order", **order) == refused
+        assert await answered("p-2", "amend", orderId="ORD_1", price=1) == refused
+        assert (await answered("p-1", "order", **order), await answered("p-2", "signal", **signal)) == ((200, ""),) * 2
+        archive.close()
+
+
+@in_loop
+async def test_an_answer_that_fails_when_its_connection_is_given_up_is_no_exception_that_nobody_sees(
+    tmp_path: Path,
+) -> None:
+    async def carry_out(_: Delivery, entered: Any) -> Outcome:
+        entered()
+        return Outcome(200, b"{}")
+
+    unseen: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unseen.append(context))
+    async with a_redis(tmp_path) as server:
+        stream = CommandStream(_address(server.address), "main", "j1:1", carry_out, lambda *_: None)
+        session = _Session(stream, loop)
+        await session.hand.open()
+        session._answer(Delivery("1-1", {}, again=False), Outcome(200, b"{}"))
+        await asyncio.sleep(0)  # it is on its way
+        await session.end()
+        moved = session._moved
+        await until(moved.is_set, "its failure")
+        del session
+        gc.collect()
+    assert unseen == []

@@ -35,6 +35,8 @@ KINDS: Final[Mapping[str, str]] = {
     "risk_service_away": "the risk service does not answer: entries are halved",
     "strategy_stopped": "a strategy was stopped by its own fault; its orders were cancelled, what it holds is left",
     "dashboard_behind": "the dashboard does not take events: some were dropped",
+    "commands_away": "commands of the stream are not read: cancels that were sent there wait too",
+    "loop_failing": "the trading loop cannot decide as a service, or this one, gives it nothing to decide with",
 }
 
 # While one of these holds, no new orders are taken: the service is not ready. With the others it is degraded, no more;

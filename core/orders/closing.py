@@ -6,11 +6,13 @@ from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
 
+import msgspec
+
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
 from ..kernel.kernel import Kernel
 from ..model.exact import ZERO, plain
-from ..model.instruments import OffGrid
+from ..model.instruments import Instrument, OffGrid
 from ..model.messages import ClosePosition, Refusal, SubmitOrder
 from ..model.records import Position, strategy_of
 from ..portfolio.valuation import is_paper
@@ -27,6 +29,8 @@ class Closing(Actor):
         super().__init__(kernel)
         self.manager = manager
         self.find = find
+        # The coins that are a strategy's: (strategy, wallet, pair); set by who keeps them.
+        self.owned: Callable[[str, str, str], Decimal] | None = None
 
     def handles(self) -> dict[type, Handler]:
         return {ClosePosition: self.close}
@@ -51,6 +55,7 @@ class Closing(Actor):
             detail = f"{position.pair} at {position.exchange} is none of what is traded here now; the position is kept"
             request.reply(Refusal(code="MARKET_CLOSED", detail=detail))
             return
+        request = self._own(request, position, instrument)
         there = self.manager.ledger.available(position.wallet, instrument.base)
         if self._asks_back(request, position, there, back):
             return
@@ -74,6 +79,21 @@ class Closing(Actor):
             return
         paper = is_paper(position.wallet)
         self._submit(request, position.exchange, position.pair, instrument.quantity(lots), paper=paper)
+
+    def _own(self, request: ClosePosition, position: Position, instrument: Instrument) -> ClosePosition:
+        """For no more than its strategy owns now and offers nowhere else: what it was made for may be sold by now."""
+        strategy = request.signal_data.strategy if request.signal_data is not None else None
+        if not strategy or self.owned is None or request.quantity is None:
+            return request
+        mine = self.owned(strategy, position.wallet, position.pair)
+        for order in self.manager.orders.open.values():
+            offered = order.wallet == position.wallet and order.pair == position.pair and order.side == "sell"
+            if offered and order.parent_id is None and strategy_of(order) == strategy:
+                mine -= order.left_lots * order.lot
+        if request.quantity <= mine:
+            return request
+        lots = instrument.floor_lots(max(ZERO, mine))
+        return msgspec.structs.replace(request, quantity=instrument.quantity(lots))
 
     def _asks_back(self, request: ClosePosition, position: Position, there: Decimal, back: bool) -> bool:
         """Whether exits at the venue hold what is to be sold: they come back first, and shrink with the sale.

@@ -109,6 +109,10 @@ class _Wallet(msgspec.Struct):
     timer: Timer | None = None
 
 
+def _nothing() -> None:
+    """Nobody waits."""
+
+
 class Reconciliation(Actor):
     """Compares live wallets with their venues: when one comes up, when asked, and every EVERY_NS."""
 
@@ -144,6 +148,7 @@ class Reconciliation(Actor):
         self.runs: deque[Reconciled] = deque(maxlen=RUNS_KEPT)  # the newest first
         self._wallets: dict[str, _Wallet] = {}
         self._asked: list[Callable[[], None]] = []
+        self.on_settled: Callable[[], None] = _nothing  # every wallet was compared once; set by who waits for that
         accounts.compare_trades, accounts.comparing = self.want_trades, self.comparing
         accounts.on_differs = self._balance_differs
         self._stages: tuple[Stage, ...] = (
@@ -508,6 +513,8 @@ class Reconciliation(Actor):
         self.outbox.event("health", "Reconciled", report)
         if first:
             self.triggers.release()
+            if all(other.once for other in self._wallets.values()):
+                self.on_settled()
         self._judge(wallet)
         self._in(wallet, self.EVERY_NS, self._due)
         if wallet.again is not None:

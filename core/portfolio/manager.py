@@ -120,6 +120,9 @@ class PortfolioManager(Actor):
         self._ids = ids
         self._instruments = instruments
         self._sample_interval_ns = sample_interval_ns
+        # Whether balances are what the venues say: right after a start fills and corrections come in one by one, which
+        # is neither gain nor loss. Set by who compares them.
+        self.settled = True
         self._held: dict[tuple[str, str], Held] = {}  # by wallet and pair, every one on record
         self._by_market: dict[Market, list[Held]] = {}
         self._closed = {True: 0, False: 0}  # round trips, by paper
@@ -284,6 +287,11 @@ class PortfolioManager(Actor):
 
     # --- time
 
+    def balances_known(self) -> None:
+        """All that came in until now is how the accounts are: days and returns begin with it."""
+        self.settled = True
+        self._sample(self.clock.now_ns())
+
     def on_sample_due(self, _: SampleDue) -> None:
         taken = self._sample(self.clock.now_ns())
         wait_ns = self._sample_interval_ns if taken else min(self._sample_interval_ns, self.FIRST_SAMPLE_RETRY_NS)
@@ -293,7 +301,7 @@ class PortfolioManager(Actor):
         """Record the equity; not while a balance waits for its first price, which would look like a loss."""
         self._roll(now_ns)
         self._refresh(now_ns)
-        if not self.valuation.complete(self.paper):
+        if not (self.settled and self.valuation.complete(self.paper)):
             return False
         sample = EquitySample(timestamp_ns=now_ns, equity=self.valuation.equity[self.paper], flow=self._flow_now())
         self._flow = ZERO
@@ -398,9 +406,9 @@ class PortfolioManager(Actor):
         return self.valuation.equity[paper]
 
     def complete(self, paper: bool) -> bool:
-        """Whether every balance that a market could price is priced; until then `equity` is too low."""
+        """Whether every balance is known and, where a market could price it, priced; until then `equity` is wrong."""
         self.equity(paper)
-        return self.valuation.complete(paper)
+        return self.settled and self.valuation.complete(paper)
 
     def day_pnl(self) -> Decimal:
         """Of the sampled side, in base currency: equity now - equity before 00:00 UTC - deposits since."""

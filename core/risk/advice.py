@@ -16,6 +16,8 @@ from ..model.exact import plain, tidy
 from ..model.messages import Advice, Refusal, SubmitOrder
 from ..model.records import Side
 
+SHOWN_MAX = 40  # characters of a number in a reason
+
 
 class RiskQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """An entry that the risk service is asked about. Prices are in quote, the quantity in base."""
@@ -34,6 +36,8 @@ class RiskAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     recommended: Decimal | None = None
     failure: str = ""
+    approved: bool = True  # False: it says no; a smaller size that it recommends may go out all the same
+    reason: str = ""  # of a no, in its words
 
 
 # Ask, and call back exactly once, later, on the loop. Whoever is asked keeps the time limit.
@@ -104,7 +108,10 @@ class Advising:
         instrument, requested = plan.instrument, request.quantity
         recommended = answer.recommended
         most = min(plan.qty_lots, instrument.floor_lots(requested))
-        if recommended is None:
+        if not answer.approved and (recommended is None or recommended >= requested):
+            lots, outcome = most, "refused"
+            reason = f"the risk service refuses the order: {answer.reason or 'it gave no reason'}"
+        elif recommended is None:
             lots = most // 2
             reason = f"the risk service is unavailable ({answer.failure}): half of the quantity, as a precaution"
             outcome = "unavailable"
@@ -114,7 +121,7 @@ class Advising:
             )
         else:
             lots = min(instrument.floor_lots(recommended), most)
-            reason = f"the risk service recommends {plain(recommended)} {instrument.base} at most"
+            reason = f"the risk service recommends {_shown(recommended)} {instrument.base} at most"
             outcome = "refused" if self.refuse_oversize else "adjusted"
         if outcome != "refused" and lots < instrument.min_lots:
             least = plain(instrument.quantity(instrument.min_lots))
@@ -128,6 +135,12 @@ class Advising:
             reason=reason,
         )
         return msgspec.structs.replace(request, quantity=quantity, advice=advice)
+
+
+def _shown(recommended: Decimal) -> str:
+    """As it was said; shortly where that would take hundreds of digits."""
+    text = plain(recommended)
+    return text if len(text) <= SHOWN_MAX else f"{recommended:.6g}"
 
 
 def question(request: SubmitOrder, plan: Plan) -> RiskQuestion:

@@ -8,7 +8,8 @@ Stoikov, linear in the inventory):
     r = mid x (1 - skew x (q - most/2) / (most/2))        bid = r x (1 - spread/2)        ask = r x (1 + spread/2)
 
 With too much it quotes lower, sells sooner and buys later; with too little the other way round. Both quotes are
-post-only: they earn the spread or do not trade. On spot it can offer only what it holds, so it begins by buying.
+post-only: they earn the spread, less the maker fee of both sides, or do not trade. On spot it can offer only what it
+holds, so it begins by buying. With the default spread the fees of most exchanges are more than it earns.
 """
 
 from decimal import Decimal

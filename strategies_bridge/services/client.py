@@ -51,6 +51,7 @@ class ServiceClient:
         self.not_asked = 0  # because of the breaker
         self.latency_ms: float | None = None  # of the last answer
         self.last_error = ""
+        self.call_error = ""  # why the last call, looks at its health left aside, had no answer; empty where it had
         self.last_check_ms: int | None = None  # when the last call ended, UTC
         self._connections = Connections(self.url)
 
@@ -75,6 +76,7 @@ class ServiceClient:
         except asyncio.CancelledError:
             self.breaker.dropped(ticket)
             raise
+        self.call_error = outcome.why if isinstance(outcome, ServiceUnavailable) else ""
         if isinstance(outcome, ServiceUnavailable) and not outcome.refused:
             self.breaker.failed(ticket)
         else:

@@ -66,7 +66,12 @@ class Services:
         """By name, as they were last seen."""
         found = {}
         for name, seen in self._seen.items():
-            state = self.http[name].breaker.state
+            http = self.http[name]
+            if (
+                http.call_error and seen.detail is msgspec.UNSET
+            ):  # its health answers, and what it is there for does not
+                seen = msgspec.structs.replace(seen, detail=f"its last call failed: {http.call_error}")
+            state = http.breaker.state
             found[name] = seen if state == "closed" else msgspec.structs.replace(seen, breaker=state)
         return found
 

@@ -4,12 +4,17 @@
     {"pair": "RVN_USDT", "signal": "BUY", "confidence": 0.5, "entryPrice": 0.0245, "stopLoss": 0.023}
 
     {"recommendations": {"recommended": {"positionSize": 5000, ...}}}
+    {"approved": false, "reason": "..", "adjustedOrder": {"quantity": 300}}      as the manual says it
+
+A no is a no: with `approved: false` no more than the smallest size that is given goes out, and nothing where there is
+none; a size below zero is a no as well.
 
 Always true here: whoever asks is called back exactly once, later, within TIMEOUT_S; an answer is a finite number from
 0 to SIZE_MAX, or a failure in words. Fields that are not known (a price, an exit) are left out of the question.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Final
@@ -28,6 +33,9 @@ POSITION_SIZE: Final = "/api/risk/position-size"
 TIMEOUT_S: Final = 0.5  # of the manual: an entry waits no longer
 IN_FLIGHT_MAX: Final = 100
 SIZE_MAX: Final = Decimal("1e18")
+NUMBER: Final = re.compile(rb'"?-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"?')  # what Decimal takes besides is no number
+REASON_MAX: Final = 200  # characters of what it says
+SHOWN_MAX: Final = 30  # characters of what is refused
 UNSURE: Final = Decimal("0.5")  # where the signal has no confidence, or none above zero; as in the manual
 AWAY: Final = "risk_service_away"
 
@@ -46,7 +54,7 @@ class Body(msgspec.Struct, omit_defaults=True, rename="camel"):
 class Recommended(msgspec.Struct, rename="camel"):
     """The part of the answer that is used; a number, or decimal text."""
 
-    position_size: Decimal
+    position_size: msgspec.Raw
 
 
 class Recommendations(msgspec.Struct):
@@ -55,22 +63,51 @@ class Recommendations(msgspec.Struct):
     recommended: Recommended
 
 
-class Sized(msgspec.Struct):
+class Adjusted(msgspec.Struct):
+    """An order that the service would let through."""
+
+    quantity: msgspec.Raw
+
+
+class Sized(msgspec.Struct, rename="camel"):
     """The whole answer."""
 
-    recommendations: Recommendations
+    recommendations: Recommendations | None = None
+    approved: bool | None = None
+    reason: str | None = None
+    adjusted_order: Adjusted | None = None
 
 
 _read_sized = msgspec.json.Decoder(Sized).decode
+_read_number = msgspec.json.Decoder(Decimal).decode
 
 
-def size_of(body: bytes) -> Decimal:
+def answer_of(body: bytes) -> RiskAnswer:
     """Of the body of an answer. Raises ValueError or msgspec's errors."""
-    size = _read_sized(body).recommendations.recommended.position_size
-    if not size.is_finite() or size < 0:
-        raise ValueError(f"positionSize of {size:.30}: expected a number from 0")
+    said = _read_sized(body)
+    sizes = []
+    if said.recommendations is not None:
+        raw = said.recommendations.recommended.position_size
+        sizes.append(_size("recommendations.recommended.positionSize", bytes(raw)))
+    if said.adjusted_order is not None:
+        sizes.append(_size("adjustedOrder.quantity", bytes(said.adjusted_order.quantity)))
+    approved, reason = said.approved is not False, (said.reason or "")[:REASON_MAX]
+    if not sizes and approved:
+        raise ValueError("no recommendations.recommended.positionSize")
+    least = min(sizes, default=None)
+    if least is not None and least < 0:
+        return RiskAnswer(approved=False, reason=f"a size below zero ({least:.6g})")
+    return RiskAnswer(recommended=least, approved=approved, reason=reason)
+
+
+def _size(name: str, raw: bytes) -> Decimal:
+    if NUMBER.fullmatch(raw) is None:
+        raise ValueError(f"{name} of {raw[:SHOWN_MAX].decode(errors='replace')}: expected a number from 0")
+    size = _read_number(raw)
+    if not size.is_finite():
+        raise ValueError(f"{name} of {size:.30}: expected a number from 0")
     if size > SIZE_MAX:
-        raise ValueError(f"positionSize of {size:.3e}: expected {SIZE_MAX:.0e} at most")
+        raise ValueError(f"{name} of {size:.3e}: expected {SIZE_MAX:.0e} at most")
     return size or ZERO
 
 
@@ -106,16 +143,16 @@ class RiskClient:
     async def position_size(self, question: RiskQuestion) -> RiskAnswer:
         """Ask and wait for it."""
         begun_ns = self._clock.now_ns()
-        size = await self.http.post(POSITION_SIZE, body_of(question), size_of)
-        if isinstance(size, ServiceUnavailable):
-            if size.kind != "not-asked":
+        answer = await self.http.post(POSITION_SIZE, body_of(question), answer_of)
+        if isinstance(answer, ServiceUnavailable):
+            if answer.kind != "not-asked":
                 self.latency.add(self._clock.now_ns() - begun_ns)
-                self._away(size)
-            return RiskAnswer(failure=size.why)
+                self._away(answer)
+            return RiskAnswer(failure=answer.why)
         self.latency.add(self._clock.now_ns() - begun_ns)
         self.relied_on = True
         self._back()
-        return RiskAnswer(recommended=size)
+        return answer
 
     def health_seen(self, failure: ServiceUnavailable | None) -> None:
         """What the last look at its health found; None: it answered."""
