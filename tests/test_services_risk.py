@@ -191,7 +191,12 @@ def test_whatever_stands_for_the_size_it_is_a_size_or_refused(size: bytes) -> No
             found = answer_of(b'{"recommendations":{"recommended":{"positionSize":%b}}}' % value)
         except (ValueError, MsgspecError):
             continue
-        assert found.recommended is not None and found.recommended.is_finite()
+        if not found.approved:
+            assert found.recommended is None
+            assert "below zero" in found.reason
+            continue
+        assert found.recommended is not None
+        assert found.recommended.is_finite()
         assert 0 <= found.recommended <= SIZE_MAX
 
 
