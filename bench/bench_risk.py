@@ -7,10 +7,14 @@ the same moment. Always true here: every order that is checked passes, with all 
 from __future__ import annotations
 
 import itertools
+import sys
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # this folder is no package
+
 from many_pairs import EXCHANGE, ManyPairs, pair
 
 from tbx.core.model.messages import Refusal, SubmitOrder, Submitted
