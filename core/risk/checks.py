@@ -69,7 +69,6 @@ class Checks:
     def run(self, request: SubmitOrder, plan: Plan, need: Decimal) -> tuple[RiskValidation, str | None]:
         """The report, and the code of the first check that refuses; `need` is what the order would reserve."""
         growing = request.side == "buy"  # on spot a sell can only reduce
-        limits = self.amounts(plan.wallet)
         checks = [
             self._limited(request, plan) if self.guard.restricted else TRADING,
             self._rules(plan),
@@ -77,7 +76,7 @@ class Checks:
         ]
         if self.limits.enabled:
             if growing:
-                self._growth(checks, plan, limits)
+                self._growth(checks, plan, self.amounts(plan.wallet))
             else:
                 checks += REDUCES
         checks.append(self._order_rate(request))

@@ -12,7 +12,7 @@ from typing import Final
 
 from ..kernel.actor import Actor
 from ..kernel.bus import Handler
-from ..kernel.clock import SECOND_NS, Timer
+from ..kernel.clock import MS_NS, SECOND_NS, Timer
 from ..kernel.kernel import Kernel
 from ..model.exact import ZERO, plain, tidy
 from ..model.messages import LimitChanged, OrderFilled
@@ -21,6 +21,7 @@ from ..portfolio.manager import PortfolioManager, SampleDue
 from ..portfolio.performance import DAY_NS
 from .guard import EVERYTHING, Guard, TradingState
 
+BURST_NS: Final = 100 * MS_NS
 LOOK_NS: Final = 1 * SECOND_NS
 DAILY_LOSS: Final = "dailyLoss"
 DRAWDOWN: Final = "drawdown"
@@ -55,6 +56,7 @@ class LossLimits(Actor):
         self._lifted: set[str] = set()  # limits whose loss is to be taken as accepted, once it can be told
         self._kept: Rebase | None = None
         self._timer: Timer | None = None
+        self._judged_ns = 0  # after a fill
 
     def handles(self) -> dict[type, Handler]:
         return {OrderFilled: self.on_filled, SampleDue: self.on_sample, LimitChanged: self.on_limit}
@@ -102,7 +104,11 @@ class LossLimits(Actor):
     # --- judging
 
     def on_filled(self, _: OrderFilled) -> None:
-        self.judge()
+        """A burst of fills is judged as often as prices are looked at, and no later than the next look."""
+        now_ns = self.clock.now_ns()
+        if not 0 <= now_ns - self._judged_ns < BURST_NS:
+            self._judged_ns = now_ns
+            self.judge()
 
     def _look(self) -> None:
         self.judge()
