@@ -125,6 +125,16 @@ def test_a_sale_without_an_exchange_goes_where_the_coins_are(tmp_path: Path) -> 
     desk.check()
 
 
+def test_a_buy_without_an_exchange_goes_where_the_money_is(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    for poor, rich in (("xeggex", "binance"), ("binance", "xeggex")):
+        left = desk.total("USDT", poor)
+        desk.node.portfolio.deposit(f"paper.{poor}", "USDT", 1 - left)
+        assert desk.order("buy", "1000", exchange=None).exchange == rich
+        desk.node.portfolio.deposit(f"paper.{poor}", "USDT", left - 1)
+    desk.check()
+
+
 def test_orders_that_reduce_pass_every_limit_on_growth(tmp_path: Path) -> None:
     desk = Desk(tmp_path, STOP_LOSS_ENABLED="false")
     desk.order("buy", "20000")

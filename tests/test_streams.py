@@ -134,7 +134,10 @@ def test_a_cancel_of_all_that_comes_again_leaves_newer_orders_alone(
 def test_a_signal_is_executed_once_and_keeps_its_metadata_as_written(
     service: ServiceProcess, sender: StreamClient
 ) -> None:
-    body = '{"pair": "RVN_USDT", "signal": "BUY", "confidence": 0.8, "stopLoss": 0.022, "metadata": {"rsi": 28.50}}'
+    body = (
+        '{"pair": "RVN_USDT", "signal": "BUY", "confidence": 0.8, "stopLoss": 0.022, "metadata": {"rsi": 28.50}, '
+        '"riskParameters": {"maxRiskPercent": 0.001}}'
+    )
     first = sender.ask("wave-1", "signal", body, source="a notebook")
     again = sender.ask("wave-1", "signal", body, source="a notebook")
     held = sender.ask("wave-2", "signal", {"pair": "RVN_USDT", "signal": "HOLD"})

@@ -215,9 +215,13 @@ class ExecutionEngine:
                 plans.append(plan)
         if not plans:
             return refusals[0] if refusals else self._not_listed(request)
-        if len(plans) > 1 and request.side == "sell":  # where the coins are; if they are nowhere, the refusal says so
-            plans = [p for p in plans if p.need("sell") <= self.available(p.wallet, p.instrument.base)] or plans
+        if len(plans) > 1:  # where the money or the coins are; if they are nowhere, the refusal says so
+            plans = [p for p in plans if self._can_pay(p, request.side)] or plans
         return plans[0] if len(plans) == 1 else self._best(plans)
+
+    def _can_pay(self, plan: Plan, side: Side) -> bool:
+        currency = plan.instrument.quote if side == "buy" else plan.instrument.base
+        return plan.need(side) <= self.available(plan.wallet, currency)
 
     def _not_listed(self, request: SubmitOrder) -> Refusal:
         wrong = Wrong()
