@@ -162,8 +162,8 @@ def record(given: SizingInput, sized: Sized, quantity: Decimal | None = None, ca
         stop_price=given.stop,
         target_price=given.target,
         volatility=given.volatility if given.method == "volatility_adjusted" else None,
-        kelly_fraction=sized.kelly_fraction,
-        win_probability=sized.win_probability,
+        kelly_fraction=_short(sized.kelly_fraction),
+        win_probability=_short(sized.win_probability),
         detail=sized.detail,
     )
 
@@ -174,6 +174,11 @@ def round_trip_fees(instrument: Instrument, entry: Decimal, stop: Decimal | None
     A fee that is taken in base costs no more than this.
     """
     return instrument.taker_fee * (entry + (entry if stop is None else stop))
+
+
+def _short(share: Decimal | None) -> Decimal | None:
+    """Eight decimals: a division has as many digits as the arithmetic."""
+    return None if share is None else tidy(share.quantize(_SHARE, ROUND_HALF_EVEN))
 
 
 def risk_amount(given: SizingInput, quantity: Decimal) -> Decimal:
