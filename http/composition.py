@@ -35,6 +35,7 @@ from ..core.portfolio.accounts import Accounts
 from ..core.portfolio.ledger import Ledger, reservations
 from ..core.portfolio.manager import PortfolioManager
 from ..core.portfolio.subledgers import SubLedgers
+from ..core.portfolio.valuation import is_paper
 from ..core.risk.advice import Advising
 from ..core.risk.checks import Checks, Figures, RiskLimits
 from ..core.risk.deadman import DeadManTimer
@@ -214,12 +215,12 @@ class Node:
         )
         figures = Figures(
             available=self.ledger.available,
-            equity=lambda wallet: portfolio.equity(_is_paper(wallet)),
+            equity=lambda wallet: portfolio.equity(is_paper(wallet)),
             position_value=lambda wallet, pair: self._of_all(portfolio.position_value, wallet, pair),
             buying=lambda wallet, pair: self._of_all(self.orders.buying, wallet, pair),
             day_pnl=self._day_pnl,
             to_base=self._to_base,
-            lost_today=lambda wallet: portfolio.lost_today(_is_paper(wallet)),
+            lost_today=lambda wallet: portfolio.lost_today(is_paper(wallet)),
             open_risk=self.open_risk.of,
             entry_risk=self.open_risk.of_entry,
             exposure=self.exposure.room_actual,
@@ -278,9 +279,9 @@ class Node:
 
     def _of_all(self, figure: Callable[[str, str], Decimal], wallet: str, pair: str) -> Decimal:
         """Of a pair at all exchanges, in wallets of one side: a position that is spread is no smaller for it."""
-        wallets = self._wallets.get((pair, _is_paper(wallet)))
+        wallets = self._wallets.get((pair, is_paper(wallet)))
         if wallets is None:
-            paper = _is_paper(wallet)
+            paper = is_paper(wallet)
             wallets = tuple(wallet_of(instrument, paper) for instrument in self.engine.by_pair[pair])
             self._wallets[pair, paper] = wallets
         if len(wallets) == 1:
@@ -293,7 +294,7 @@ class Node:
     def _day_pnl(self, wallet: str) -> Decimal | None:
         """Nothing is known of the day right after a start, while balances wait for their first price."""
         portfolio = self.portfolio
-        if _is_paper(wallet) != portfolio.paper:
+        if is_paper(wallet) != portfolio.paper:
             return None
         return portfolio.day_pnl() if portfolio.complete(portfolio.paper) else ZERO
 
@@ -569,7 +570,3 @@ def _question(order: Order, doubted: bool) -> AskAtVenue:
 
 def _untold(_: str) -> None:
     """Nobody listens to what goes wrong with frames."""
-
-
-def _is_paper(wallet: str) -> bool:
-    return wallet.startswith("paper.")

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from ..core.model.exact import PRICE_MAX, QUANTITY_MAX
 from .problems import CODES, ProblemDocument
-from .schema import PRICE_MAX, QUANTITY_MAX
 
 VERSION = "1.0.0"
 

@@ -5,12 +5,13 @@ one order; what is listed is committed.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.types import Receive
 
 from ..core.kernel.outbox import encode_document
+from ..core.model.exact import PRICE_MAX, QUANTITY_MAX
 from ..core.model.messages import (
     AmendOrder,
     CancelOrder,
@@ -39,8 +40,6 @@ from .problems import Problem, ProblemDocument, invalid, not_found, refused
 from .schema import (
     AMEND_FIELDS,
     OUTCOMES,
-    PRICE_MAX,
-    QUANTITY_MAX,
     RESOLVE_FIELDS,
     SIDES,
     TEXT_MAX,
@@ -382,13 +381,7 @@ class OrderEndpoints:
     def _filter(self, fields: Fields, **more: Any) -> tuple[OrderFilter, int | None]:
         """The filter, and the number of the page; raises Problem 422."""
         pair, exchange = self._place(fields)
-        limit = fields.whole("limit", 1, LIMIT_MAX, "a number of items") or LIMIT_DEFAULT
-        page = fields.whole("page", 1, 10**9, "a page") or 1
-        if (page - 1) * limit > OFFSET_MAX:
-            fields.wrong("page", "OUT_OF_RANGE", f"skips more than {OFFSET_MAX} items; go on with cursor=nextCursor")
-        cursor = _cursor(fields)
-        if cursor is not None and "page" in fields.doc:
-            fields.wrong("page", "INVALID_VALUE", "page and cursor exclude each other")
+        page = page_wanted(fields)
         since_ms = fields.whole("since", 0, TIME_MS_MAX, "a time in ms")
         until_ms = fields.whole("until", 0, TIME_MS_MAX, "a time in ms")
         side = fields.choice("side", SIDES, str.lower)
@@ -399,12 +392,12 @@ class OrderEndpoints:
             side=side,
             since_ns=None if since_ms is None else since_ms * NS_PER_MS,
             until_ns=None if until_ms is None else until_ms * NS_PER_MS,
-            limit=limit,
-            offset=0 if cursor is not None else (page - 1) * limit,
-            before=cursor,
+            limit=page.limit,
+            offset=page.offset,
+            before=page.before,
             **more,
         )
-        return wanted, None if cursor is not None else page
+        return wanted, page.number
 
     def _place(self, fields: Fields) -> tuple[str | None, str | None]:
         pair, exchange = fields.doc.get("pair"), fields.doc.get("exchange")
@@ -494,6 +487,30 @@ def _query_flag(fields: Fields, name: str) -> bool:
         return text == "true"
     fields.wrong(name, "INVALID_VALUE", "expected true or false")
     return False
+
+
+class PageWanted(NamedTuple):
+    """Which page of a list a query asks for."""
+
+    limit: int
+    number: int | None  # None where a cursor was given
+    before: Cursor | None
+
+    @property
+    def offset(self) -> int:
+        return 0 if self.number is None else (self.number - 1) * self.limit
+
+
+def page_wanted(fields: Fields) -> PageWanted:
+    """`limit`, `page` and `cursor` of a list; what is wrong is noted in `fields`."""
+    limit = fields.whole("limit", 1, LIMIT_MAX, "a number of items") or LIMIT_DEFAULT
+    page = fields.whole("page", 1, 10**9, "a page") or 1
+    if (page - 1) * limit > OFFSET_MAX:
+        fields.wrong("page", "OUT_OF_RANGE", f"skips more than {OFFSET_MAX} items; go on with cursor=nextCursor")
+    cursor = _cursor(fields)
+    if cursor is not None and "page" in fields.doc:
+        fields.wrong("page", "INVALID_VALUE", "page and cursor exclude each other")
+    return PageWanted(limit, None if cursor is not None else page, cursor)
 
 
 def _cursor(fields: Fields) -> Cursor | None:

@@ -8,6 +8,7 @@ import msgspec
 from starlette.types import Receive
 
 from ..core.kernel.outbox import encode_document
+from ..core.model.exact import QUANTITY_MAX
 from ..core.model.messages import ClosePosition, Submitted
 from ..core.model.order_views import number, order_placed
 from ..core.model.views import PositionView
@@ -15,7 +16,7 @@ from .commands import Commands
 from .context import Api
 from .orders import archived_repeat, as_it_is_now, idempotency_key
 from .problems import Problem
-from .schema import CLOSE_FIELDS, QUANTITY_MAX, Fields, checked_key, document, pair_error, query
+from .schema import CLOSE_FIELDS, Fields, checked_key, document, pair_error, query
 from .wire import Answer, Call, read_body
 
 BUY, SELL = 1, -1

@@ -16,13 +16,11 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from ..core.model.exact import DECIMALS_MAX, NUMBER, PRICE_MAX, QUANTITY_MAX
 from ..core.model.messages import ExecuteSignal, Reply, SubmitOrder
 from ..core.model.records import SignalData
 from .problems import FieldError, Problem, invalid
 
-QUANTITY_MAX = 10_000_000
-PRICE_MAX = 1_000_000
-DECIMALS_MAX = 18  # the finest grid of any instrument; sums of such numbers are exact
 TIMEOUT_MS_MAX = 30 * 86_400_000
 TIME_MS_MAX = 4_102_444_800_000  # 2100-01-01
 TEXT_MAX = 200
@@ -30,7 +28,6 @@ QUERY_FIELDS_MAX = 20
 NS_PER_MS = 1_000_000
 
 PAIR = re.compile(r"[A-Z0-9]{1,20}_[A-Z0-9]{1,20}")
-NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?")
 CLIENT_ORDER_ID = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
 
 SIDES = ("buy", "sell")

@@ -13,20 +13,19 @@ import msgspec
 from starlette.types import Receive
 
 from ..core.kernel.outbox import encode_document
-from ..core.model.exact import tidy
+from ..core.model.exact import PRICE_MAX, tidy
 from ..core.model.messages import ExecuteSignal, Reply, Signalled, Submitted
 from ..core.model.order_views import STATUS, Status, number
 from ..core.model.records import Order, OrderType, RiskValidation, Side, Signal, SignalAction, SignalStatus, Sizing
 from ..core.orders.queries import Cursor, OrderFilter, page_of
+from ..strategies_bridge.requests import METHODS
 from ..strategies_bridge.signal_records import SignalUpdate, order_name, signal_of_order, signal_update
 from .commands import Commands
 from .context import Api
-from .orders import LIMIT_DEFAULT, LIMIT_MAX, OFFSET_MAX, Pagination, archived_repeat, idempotency_key
+from .orders import Pagination, archived_repeat, idempotency_key, page_wanted
 from .problems import Problem, not_found
 from .schema import (
     NS_PER_MS,
-    PRICE_MAX,
-    TEXT_MAX,
     TIME_MS_MAX,
     Fields,
     client_id,
@@ -42,13 +41,6 @@ METADATA_BYTES_MAX = 4096
 
 ACTIONS = ("BUY", "SELL", "HOLD", "CLOSE")
 # As callers write a method -> as it is.
-METHODS = {
-    "fixed_fraction": "fixed_fraction",
-    "fixed_fractional": "fixed_fraction",
-    "volatility_adjusted": "volatility_adjusted",
-    "kelly": "kelly_criterion",
-    "kelly_criterion": "kelly_criterion",
-}
 SIGNAL_STATUSES = ("executed", "held", "rejected")
 EXECUTE_FIELDS = frozenset((
     "pair", "signal", "confidence", "source", "strategy", "entryPrice", "stopLoss", "takeProfit", "riskParameters",
@@ -337,20 +329,14 @@ class SignalEndpoints:
         """GET /api/signals"""
         fields = query(call.scope["query_string"], frozenset(SIGNAL_QUERY))
         tests = self._tests(fields)
-        limit = fields.whole("limit", 1, LIMIT_MAX, "a number of items") or LIMIT_DEFAULT
-        number_of_page = fields.whole("page", 1, 10**9, "a page") or 1
-        if (number_of_page - 1) * limit > OFFSET_MAX:
-            fields.wrong("page", "OUT_OF_RANGE", f"skips more than {OFFSET_MAX} items; go on with cursor=nextCursor")
-        before = _cursor(fields)
-        if before is not None and "page" in fields.doc:
-            fields.wrong("page", "INVALID_VALUE", "page and cursor exclude each other")
+        wanted = page_wanted(fields)
         fields.done()
         found = [signal for signal in self.signals.signals.values() if all(test(signal) for test in tests)]
         found.reverse()
-        offset, shown = (0, None) if before is not None else ((number_of_page - 1) * limit, number_of_page)
-        page = page_of(found, len(found), OrderFilter(limit=limit, offset=offset, before=before), _cursor_of)
+        chosen = OrderFilter(limit=wanted.limit, offset=wanted.offset, before=wanted.before)
+        page = page_of(found, len(found), chosen, _cursor_of)
         more = page.next_cursor is not None
-        pagination = Pagination(page.total, shown, limit, more, str(page.next_cursor) if more else None)
+        pagination = Pagination(page.total, wanted.number, wanted.limit, more, str(page.next_cursor) if more else None)
         views = [signal_view(signal, await self._found(signal)) for signal in page.items]
         body = encode_document(SignalList(self.api.kernel.clock.now_ns() // NS_PER_MS, views, pagination))
         await self.commands.committed()
@@ -375,17 +361,6 @@ class SignalEndpoints:
         if until_ms is not None:
             tests.append(lambda signal: signal.created_ns < until_ms * NS_PER_MS)
         return tests
-
-
-def _cursor(fields: Fields) -> Cursor | None:
-    text = fields.doc.get("cursor")
-    if text is None:
-        return None
-    try:
-        return Cursor.parse(text[:TEXT_MAX])
-    except ValueError:
-        fields.wrong("cursor", "INVALID_VALUE", "expected the nextCursor of an earlier answer")
-        return None
 
 
 def _cursor_of(signal: Signal) -> Cursor:

@@ -5,19 +5,15 @@ says what would be right. What depends on the market, on money or on limits is l
 """
 
 import difflib
-import re
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Final, get_args
 
-from ..core.model.exact import plain
+from ..core.model.exact import DECIMALS_MAX, NUMBER, PRICE_MAX, QUANTITY_MAX, plain
 from ..core.model.instruments import Instrument
 from ..core.model.messages import ExecuteSignal, Reply, SubmitOrder
 from ..core.model.records import OrderType, Side, SignalAction, SignalData, SizingMethod
 
-QUANTITY_MAX: Final = Decimal(10_000_000)
-PRICE_MAX: Final = Decimal(1_000_000)
-DECIMALS_MAX: Final = 18
 TIMEOUT_S_MAX: Final = 30 * 24 * 3600
 SECOND_NS: Final = 1_000_000_000
 TIFS: Final = ("GTC", "IOC", "FOK")
@@ -30,11 +26,9 @@ METHODS: Final[Mapping[str, SizingMethod]] = {
     "kelly": "kelly_criterion",
     "kelly_criterion": "kelly_criterion",
 }
-# Decimal() itself also takes underscores, blanks around it and the digits of every script.
-NUMBER: Final = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?")
 
 
-def exact(name: str, value: object, most: Decimal, *, zero: bool = False) -> Decimal:
+def exact(name: str, value: object, most: int, *, zero: bool = False) -> Decimal:
     """A positive Decimal (`zero`: or 0) of what an author gave for a price or a quantity."""
     if isinstance(value, Decimal):
         number = Decimal(value)  # plain, where it is of a class of his own
@@ -53,14 +47,14 @@ def exact(name: str, value: object, most: Decimal, *, zero: bool = False) -> Dec
         raise TypeError(f"{name} is {type(value).__name__}, expected a Decimal, text or a whole number")
     if not number.is_finite() or not 0 <= number <= most or not (number or zero):
         least = "0" if zero else "more than 0"
-        raise ValueError(f"{name} is {value}, expected {least} and at most {plain(most)}")
+        raise ValueError(f"{name} is {value}, expected {least} and at most {most}")
     exponent = number.normalize().as_tuple().exponent
     if isinstance(exponent, int) and -exponent > DECIMALS_MAX:
         raise ValueError(f"{name} is {value}: more than {DECIMALS_MAX} decimals")
     return number
 
 
-def optional(name: str, value: object, most: Decimal) -> Decimal | None:
+def optional(name: str, value: object, most: int) -> Decimal | None:
     return None if value is None else exact(name, value, most)
 
 
@@ -152,14 +146,14 @@ def signal_request(pair: str, client_id: str, strategy: str, reply: Reply, given
         pair=pair,
         action=given["action"],
         reply=reply,
-        confidence=None if confidence is None else exact("confidence", confidence, Decimal(1), zero=True),
+        confidence=None if confidence is None else exact("confidence", confidence, 1, zero=True),
         source="strategy",
         strategy=strategy,
         entry_price=optional("entry_price", given["entry_price"], PRICE_MAX),
         stop_loss=optional("stop_loss", given["stop_loss"], PRICE_MAX),
         take_profit=optional("take_profit", given["take_profit"], PRICE_MAX),
         method=None if given["method"] is None else METHODS[given["method"]],
-        max_risk=optional("max_risk", given["max_risk"], Decimal(1)),
+        max_risk=optional("max_risk", given["max_risk"], 1),
         exchange=given["exchange"],
         client_signal_id=client_id,
         fingerprint=client_id,

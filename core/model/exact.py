@@ -7,6 +7,7 @@ with its direction: other libraries in the process (ccxt) change the context's.
 """
 
 import decimal
+import re
 from decimal import Decimal
 
 DIGITS = 60
@@ -15,6 +16,13 @@ decimal.getcontext().prec = DIGITS
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
+
+# What callers may give, over HTTP, a stream or from a strategy. Decimal() alone also takes underscores, blanks around a
+# number and the digits of every script.
+NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?")
+QUANTITY_MAX = 10_000_000
+PRICE_MAX = 1_000_000
+DECIMALS_MAX = 18  # the finest grid of any instrument; sums of such numbers are exact
 
 
 def plain(value: Decimal) -> str:

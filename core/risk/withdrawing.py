@@ -17,7 +17,7 @@ from ..kernel.kernel import Kernel
 from ..model.messages import LimitChanged
 from ..model.records import TradingLimit
 from ..orders.manager import OrderManager
-from .flatten import cancel, in_scope, is_exit
+from .flatten import cancel, is_exit, orders_in
 from .guard import Guard, TradingState
 
 AGAIN_NS: Final = SECOND_NS
@@ -56,21 +56,13 @@ class Withdrawing(Actor):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        limits = [limit for limit in self.guard.limits() if self._counts(limit)]
         left = False
-        if limits:
-            for order in list(self.manager.orders.open.values()):
-                if order.side != "buy" or order.ended or is_exit(order):
-                    continue
-                strategy = order.signal_data.strategy if order.signal_data is not None else None
-                limit = next((one for one in limits if _covers(one.scope, order.exchange, order.pair, strategy)), None)
-                if limit is not None:
+        for limit in self.guard.limits():
+            if not self._counts(limit):
+                continue
+            for order in orders_in(self.manager, limit.scope):
+                if order.side == "buy" and not order.ended and not is_exit(order):
                     cancel(self.manager, order, f"{limit.state}: {limit.why}")
                     left = left or not order.ended
         if left:
             self._timer = self.clock.call_in(AGAIN_NS, self.kernel.run, self._look)
-
-
-def _covers(scope: str, exchange: str, pair: str, strategy: str | None) -> bool:
-    kind, _, name = scope.partition(":")
-    return strategy == name if kind == "strategy" else in_scope(scope, exchange, pair)
